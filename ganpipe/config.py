@@ -1,0 +1,380 @@
+"""What a run is: one YAML file, every field of it typed, documented and checked before any work starts.
+
+    RunConfig = name + prepare + gan + train + evaluate + register
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import InputError
+from .options import GanConfig, OptimizersConfig, Section
+from .schedule import Schedule
+
+
+class DigitsSource(Section):
+    """scikit-learn's 1,797 real 8x8 handwritten digits, labelled; needs no network."""
+
+    name: Literal["digits"] = "digits"
+
+
+class FolderSource(Section):
+    """Image files of a local folder and its sub-folders."""
+
+    name: Literal["folder"] = "folder"
+    path: Path
+    """The folder. A relative path is relative to the working directory; `~` is the home folder."""
+    labels: Literal["auto", "subfolders", "none"] = "auto"
+    """`subfolders`: every image lies in a first-level sub-folder, whose name is its class; `auto`: labels when that is so."""
+
+
+Source = Annotated[DigitsSource | FolderSource, Field(discriminator="name")]
+
+
+class PrepareConfig(Section):
+    """Stage 1: from a source of images to content-addressed shards."""
+
+    source: Source
+    """Where the data comes from."""
+    resolution: int = Field(ge=8, le=1024)
+    """Height and width of the prepared images, pixels; a power of two."""
+    channels: Literal[1, 3] = 3
+    """1 for grey (ITU-R 601 luma), 3 for RGB."""
+    crop: Literal["center", "none"] = "center"
+    """`center`: the largest centred square; `none`: the whole image is stretched to a square."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """RGB, 0 to 255: what shows through transparent pixels."""
+    test_fraction: float = Field(0.2, gt=0, lt=0.5)
+    """Share of the images that is never trained on: the floor of every score."""
+    extractor_fraction: float = Field(0.15, ge=0, lt=0.5)
+    """Share of the images that only the `domain` feature extractor is trained on; 0 when another extractor is used."""
+    on_corrupt: Literal["fail", "skip"] = "fail"
+    """Unreadable image files: stop and name them all, or leave them out and count them."""
+
+    @field_validator("resolution")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError(f"{value} is not a power of two; take 8, 16, 32, 64, 128, 256, 512 or 1024")
+        return value
+
+    @field_validator("background")
+    @classmethod
+    def _bytes(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
+        if not all(0 <= part <= 255 for part in value):
+            raise ValueError("each of the three numbers lies between 0 and 255")
+        return value
+
+
+class StopConfig(Section):
+    """When training ends: at whichever limit comes first."""
+
+    kimg: float | None = Field(None, gt=0)
+    """Thousands of real images shown to the discriminator."""
+    hours: float | None = Field(None, gt=0)
+    """Hours of training, counted over all resumes of the run."""
+    at: str | None = None
+    """Local time of day, "HH:MM": training ends before the next such moment, `reserve_minutes` earlier."""
+    reserve_minutes: float = Field(0, ge=0)
+    """Minutes left before `at` for evaluation and promotion."""
+
+    @field_validator("at")
+    @classmethod
+    def _time_of_day(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
+            raise ValueError(f'{value!r} is not a time of day; write "06:30"')
+        return value
+
+    @model_validator(mode="after")
+    def _any(self) -> StopConfig:
+        if self.kimg is None and self.hours is None and self.at is None:
+            raise ValueError("training would never end; set train.stop.kimg, train.stop.hours or train.stop.at")
+        return self
+
+
+class AugmentConfig(Section):
+    """Augmentation of what the discriminator sees, real and generated alike (DiffAugment, arXiv:2006.10738)."""
+
+    translation: float = Field(0, ge=0, le=0.5)
+    """Largest shift in either direction, as a share of the image's side; what moves in is 0, mid-grey."""
+    p: Schedule = Schedule(1.0)
+    """Probability that an image is augmented."""
+
+    @field_validator("p")
+    @classmethod
+    def _probability(cls, value: Schedule) -> Schedule:
+        if not all(0 <= number <= 1 for number in value.values()):
+            raise ValueError("a probability lies between 0 and 1")
+        return value
+
+
+class TrainConfig(Section):
+    """Stage 2: from shards to checkpoints."""
+
+    batch: int = Field(64, ge=1)
+    """Real images in one D update, over all processes."""
+    micro_batch: int | None = Field(None, ge=1)
+    """Images in one forward pass: the unit in which anything that mixes examples works. null: the whole batch."""
+    stop: StopConfig
+    """When to end."""
+    seed: int | Literal["auto"] = "auto"
+    """Seed of initialisation, data order and noise; `auto` derives one from the run's start and records it."""
+    start_from: str = "scratch"
+    """`scratch`, `champion` (of register.model), or a run's id: where the weights come from. Optimizers start afresh."""
+    optimizers: OptimizersConfig | None = None
+    """Optimizers; what is left out is the recipe's default."""
+    ema_half_life_kimg: Schedule = Schedule(5.0)
+    """Half-life of the moving average of the generator's weights, in thousands of images; 0 keeps the newest weights."""
+    augment: AugmentConfig = AugmentConfig()
+    """Augmentation at the discriminator's door."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Of forward and backward passes; penalties, weights and optimizers are always fp32."""
+    log_every_kimg: float = Field(5, gt=0)
+    """Thousands of images between two lines of metrics."""
+    snapshot_kimg: float = Field(50, gt=0)
+    """Thousands of images between two checkpoints, each with a grid of samples of the same noise."""
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> TrainConfig:
+        if self.micro_batch is not None and self.batch % self.micro_batch:
+            raise ValueError(
+                f"train.batch ({self.batch}) is not a multiple of train.micro_batch ({self.micro_batch}); change train.micro_batch"
+            )
+        return self
+
+    def micro_batch_size(self) -> int:
+        """Images in one forward pass."""
+        return self.micro_batch or self.batch
+
+
+class EvaluateConfig(Section):
+    """Stage 3: from checkpoints to scores."""
+
+    extractor: Literal["domain", "inception"] = "domain"
+    """Features to measure in: torch-fidelity's Inception, or a small classifier trained on the data's own extractor split."""
+    num_samples: int | None = Field(None, ge=2)
+    """Images on the generated side of each score; null: as many as there are held-out images, which the floor is made of."""
+    select_seeds: int = Field(1, ge=1, le=100)
+    """Sample seeds that every snapshot is scored with, to find the best."""
+    score_seeds: int = Field(5, ge=1, le=100)
+    """Other sample seeds that the best snapshot is scored with, and candidate and champion by the gate."""
+    allow_few: bool = False
+    """Score even when there are fewer images than the feature dimension supports; the numbers mean little then."""
+
+
+class Requirement(Section):
+    """A bound that a candidate must hold whatever the champion scores."""
+
+    at_most: float | None = None
+    """Largest value allowed."""
+    at_least: float | None = None
+    """Smallest value allowed."""
+    times: Literal["real", "pca_gaussian", "resampled_train"] | None = None
+    """When set, the bounds are multiples of this control's score of the same metric."""
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> Requirement:
+        if self.at_most is None and self.at_least is None:
+            raise ValueError("give at_most or at_least")
+        return self
+
+
+class RegisterConfig(Section):
+    """Stage 4: from the best checkpoint to a registered model, and the gate to production."""
+
+    model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Product that the run competes for: the registered model's name."""
+    metric: str | None = None
+    """What candidate and champion are compared by; null: the Frechet distance of the run's extractor, lower is better."""
+    require: dict[str, Requirement] = {}
+    """metric -> bound. Always asked besides: finite scores, and a Frechet distance below the PCA-Gaussian control's."""
+    min_improvement: float = Field(0.02, ge=0, lt=1)
+    """Share of the champion's score by which a candidate must be better."""
+
+
+class RunConfig(Section):
+    """One run, complete."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    """Lower-case letters, digits and dashes; begins every run id."""
+    prepare: PrepareConfig
+    """Stage 1."""
+    gan: SerializeAsAny[GanConfig]
+    """The recipe: `name` picks it from GANS, the other fields are its own."""
+    train: TrainConfig
+    """Stage 2."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Stage 3."""
+    registration: RegisterConfig = Field(alias="register")
+    """Stage 4."""
+
+    @field_validator("gan", mode="wrap")
+    @classmethod
+    def _recipe(cls, value: Any, handler: Any) -> GanConfig:
+        from .gans import GANS
+
+        if isinstance(value, GanConfig):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError("a section with a `name` is wanted here")
+        if value.get("name") not in GANS:
+            raise ValueError(f"gan.name is {value.get('name')!r}; there is {', '.join(GANS)}")
+        return GANS[value["name"]].Config.model_validate(value)
+
+
+# --- from YAML and --set to a resolved RunConfig -----------------------------------------------------------------
+
+
+def load_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The resolved configuration from a YAML file or a mapping, and `section.field=value` overrides.
+
+    What the recipe decides by default (its optimizers) stands in the result. Raises InputError naming file and field.
+    """
+    if isinstance(config, RunConfig):
+        config = config.model_dump(mode="json")
+    if isinstance(config, Mapping):
+        origin, raw = "config", json.loads(json.dumps(config))
+    else:
+        origin, raw = str(config), read_yaml(Path(config))
+    for override in overrides:
+        raw = apply_override(raw, override)
+    return _validated(_with_recipe_defaults(raw), origin)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping. Raises InputError naming the file."""
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
+    try:
+        raw = _yaml().load(text)
+    except YAMLError as error:
+        raise InputError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: a mapping of sections is wanted, found {type(raw).__name__}")
+    return raw
+
+
+def _yaml() -> YAML:
+    return YAML(typ="safe", pure=True)
+
+
+def apply_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    """Apply one `a.b=c`; the value is YAML. A new `name` of a section replaces the whole section."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"--set {override!r}: write section.field=value")
+    try:
+        value = _yaml().load(text) if text.strip() else None
+    except YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is not YAML: {error}") from error
+    raw = json.loads(json.dumps(raw))
+    parent = raw
+    for depth, key in enumerate(keys[:-1]):
+        if parent.get(key) is None:
+            parent[key] = {}
+        parent = parent[key]
+        if not isinstance(parent, dict):
+            raise InputError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, it has no fields")
+    if keys[-1] == "name" and len(keys) > 1 and parent.get("name", value) != value:
+        parent.clear()
+    parent[keys[-1]] = value
+    return raw
+
+
+def _with_recipe_defaults(raw: dict[str, Any]) -> dict[str, Any]:
+    """Fill `train.optimizers` from the recipe. Invalid sections are left for validation to report."""
+    from .gans import GANS
+
+    gan, train = raw.get("gan"), raw.get("train")
+    if not isinstance(gan, dict) or gan.get("name") not in GANS or not isinstance(train, dict):
+        return raw
+    recipe = GANS[gan["name"]]
+    try:
+        defaults = recipe(recipe.Config.model_validate(gan)).optimizers().model_dump(mode="json")
+    except ValidationError:
+        return raw
+    given = train.get("optimizers") or {}
+    if not isinstance(given, dict):
+        return raw
+    return {**raw, "train": {**train, "optimizers": _merged(defaults, given)}}
+
+
+def _merged(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """`given` over `defaults`, section by section; a section of another `name` stands alone."""
+    if given.get("name", defaults.get("name")) != defaults.get("name"):
+        return given
+    merged = {**defaults, **given}
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict):
+            merged[key] = _merged(defaults[key], value)
+    return merged
+
+
+def _validated(raw: dict[str, Any], origin: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            message = problem["msg"].removeprefix("Value error, ")
+            given = "" if problem["type"] in ("missing", "value_error") else f" (given: {problem['input']!r})"
+            lines.append(f"{_field_path(raw, problem['loc'])}: {message}{given}")
+        raise InputError(f"{origin}: " + "\n  ".join(["", *lines] if len(lines) > 1 else lines)) from error
+
+
+def _field_path(raw: Any, loc: Sequence[str | int]) -> str:
+    """The path as the user wrote it: pydantic's names of union members are left out."""
+    path, here = [], raw
+    for position, key in enumerate(loc):
+        inside = (isinstance(here, Mapping) and key in here) or (isinstance(here, list) and isinstance(key, int))
+        if inside:
+            path.append(str(key))
+            here = here[key]
+        elif position == len(loc) - 1 and isinstance(here, Mapping):
+            path.append(str(key))
+    return ".".join(path) or "the configuration"
+
+
+def config_to_json(config: RunConfig) -> dict[str, Any]:
+    """The resolved configuration as plain JSON values."""
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def config_to_yaml(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_config` reads back to the same."""
+    stream = io.StringIO()
+    yaml = _yaml()
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(config_to_json(config), stream)
+    return stream.getvalue()
+
+
+def config_digest(config: RunConfig) -> str:
+    """sha256 of the resolved configuration."""
+    return hashlib.sha256(json.dumps(config_to_json(config), sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`field: old -> new` for every field in which two nested mappings differ."""
+    lines = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines

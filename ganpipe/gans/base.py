@@ -1,0 +1,142 @@
+"""The contract between a GAN and the trainer: a recipe returns losses, the trainer acts.
+
+Adding a GAN touches three places: `gans/<name>.py`, one line in `GANS`, one YAML in `configs/`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ..options import GanConfig, OptimizersConfig
+from ..rng import SampleRng, StepRng
+from ..spec import DataSpec
+
+OutputKind = Literal["image", "translation", "text", "point"]
+Batch = Mapping[str, Tensor]
+"""Columns by name, rows first: image float in [-1, 1] NCHW, label int64 N, tokens int64 NL, point float ND."""
+
+
+@dataclass
+class Networks:
+    """What is trained. All that sampling needs (text encoder, vocabulary) is inside the generator."""
+
+    generator: nn.Module
+    discriminator: nn.Module | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many updates of each network one step makes; each D update shows a fresh global batch of reals."""
+
+    d_updates: int
+    g_updates: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where training stands, for one micro-batch of one update."""
+
+    images_seen: int
+    """Real images shown to D before this update's batch (examples consumed, without a D)."""
+    update_index: int
+    """Number of steps (D and G phases together) completed before this one."""
+    global_batch: int
+    micro_batch: int
+    rng: StepRng
+
+
+@dataclass
+class Loss:
+    """What a phase returns. Tensors stay on the device; nobody calls `.item()` in a recipe."""
+
+    total: Tensor
+    """Scalar to minimise."""
+    logs: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars for the log, by term: `adversarial`, `gradient_penalty`, `logits_real`, ..."""
+    stats: dict[str, Tensor] = field(default_factory=dict)
+    """Detached scalars whose means over all ranks come back through `observe`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sample. `latents` or `sources` replace drawn ones; conditions are drawn when the recipe needs and misses them."""
+
+    rng: SampleRng
+    n: int
+    latents: Tensor | None = None
+    sources: Tensor | None = None
+    label: Tensor | None = None
+    caption: tuple[str, ...] | None = None
+    truncation: float = 1.0
+
+
+Samples = Tensor
+"""What `GAN.sample` returns: images float NCHW in [-1, 1], points float ND, tokens int64 NL."""
+
+
+class GAN(ABC):
+    """One way to train a generator: networks, losses, the order of the updates, and how to sample."""
+
+    Config: ClassVar[type[GanConfig]]
+    columns: ClassVar[frozenset[str]]
+    """What a batch must hold: {"image"}, {"image", "label"}, {"image", "caption"}, {"source", "target"}, {"a", "b"},
+    {"tokens"} or {"point"}."""
+    output: ClassVar[OutputKind]
+    """Picks sampler, evaluator, logger, serving schema, default gate metric and its direction."""
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    @abstractmethod
+    def optimizers(self) -> OptimizersConfig:
+        """The recipe's defaults; `train.optimizers` may override any field."""
+
+    @abstractmethod
+    def build_networks(self, spec: DataSpec) -> Networks:
+        """Freshly initialised networks for such data, from torch's global generator. Raises InputError when they cannot fit."""
+
+    def plan(self, step: int) -> Plan:
+        """Updates of step number `step`; pure in it."""
+        return Plan(d_updates=1, g_updates=1)
+
+    @abstractmethod
+    def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
+        """Loss of a D update. Reaches every parameter of D; G is frozen."""
+
+    @abstractmethod
+    def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
+        """Loss of a G update. Reaches every parameter of G; D is frozen."""
+
+    def constrain(self, discriminator: nn.Module) -> None:
+        """Called after each D update, for hard constraints on the weights."""
+
+    def observe(self, means: Mapping[str, Tensor], step: Step) -> None:
+        """Called after each update with the means of `Loss.stats` over micro-batches and ranks."""
+
+    @abstractmethod
+    def sample(self, generator: nn.Module, request: Request) -> Samples:
+        """`request.n` samples; row i depends on row i of the request alone. Called without gradients, in eval mode."""
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """Recipe state that affects the next step: {"shared": equal on all ranks, "rank": this rank's own}."""
+        return {"shared": {}, "rank": {}}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Inverse of `state_dict`."""
+
+
+def freeze(module: nn.Module, frozen: bool) -> None:
+    """Stop (or restart) gradients from being computed for a network's parameters; gradients still flow through it."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(not frozen)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(parameter.numel() for parameter in module.parameters())
+

@@ -1,0 +1,93 @@
+"""The data manifest: what a prepared data set is, for every kind of column, and how to read it back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InputError
+from ..refs import DatasetRef
+from ..spec import Column, DataSpec, Part
+from ..storage import Store
+
+FORMAT = 1
+SPLITS = ("test", "extractor", "train")
+
+
+class Table(Part):
+    """Rows sorted by content hash. Splits are stretches of them, in the order of SPLITS.
+
+    A row's split depends on its own content alone: the hash read as a fraction of 1 is below the test fraction, or below
+    the test plus extractor fraction, or above both. Duplicates share a split, and added rows move none.
+    """
+
+    rows: int
+    splits: dict[Literal["test", "extractor", "train"], tuple[int, int]]
+    """split -> (first row, row after the last)."""
+    columns: dict[str, Column]
+
+
+class DataManifest(Part):
+    """`datasets/<digest>/manifest.json`, next to the store's own `files` entry."""
+
+    format: Literal[1] = FORMAT
+    kind: Literal["dataset"] = "dataset"
+    digest: str
+    tables: dict[str, Table]
+    """One `main`, or `a` and `b` for unpaired data."""
+    preparation: dict[str, Any]
+    """The resolved `prepare` section without its location, as far as it shaped the bytes."""
+
+    @property
+    def ref(self) -> DatasetRef:
+        table = next(iter(self.tables.values()))
+        return DatasetRef(digest=self.digest, rows={name: stop - start for name, (start, stop) in table.splits.items()})
+
+
+class Dataset:
+    """A prepared data set: memory-mapped columns by table, name and split."""
+
+    def __init__(self, manifest: DataManifest, files: dict[str, Path]):
+        self.manifest = manifest
+        self.files = files
+
+    @classmethod
+    def open(cls, store: Store, digest: str) -> Dataset:
+        """The verified data set. Raises InputError when it is not in the store or of a later format."""
+        prefix = f"datasets/{digest}"
+        try:
+            raw = store.manifest(prefix)
+        except FileNotFoundError as error:
+            raise InputError(f"data set {digest} is not in {store.uri}; run `ganpipe prepare CONFIG` first") from error
+        if raw.get("format") != FORMAT:
+            raise InputError(f"{store.uri}/{prefix} has format {raw.get('format')}; this version reads format {FORMAT}")
+        raw.pop("files")
+        return cls(DataManifest.model_validate(raw), store.fetch(prefix))
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def spec(self) -> DataSpec:
+        """Columns by name over all tables: what networks are built for."""
+        return {name: column for table in self.manifest.tables.values() for name, column in table.columns.items()}
+
+    def column(self, name: str, split: str, table: str = "main") -> np.ndarray:
+        """Rows of one split, (N, *shape), memory-mapped when the column is one shard. Not for ragged columns."""
+        described = self.manifest.tables[table]
+        start, stop = described.splits[split]  # type: ignore[index]
+        column = described.columns[name]
+        if column.ragged:
+            raise InputError(f"column {name!r} is ragged: read it row by row")
+        shards = [np.load(self.files[shard], mmap_mode="r", allow_pickle=False) for shard in column.shards]
+        parts, first = [], 0
+        for shard in shards:
+            low, high = max(start - first, 0), min(stop - first, len(shard))
+            if low < high:
+                parts.append(shard[low:high])
+            first += len(shard)
+        if not parts:
+            return np.empty((0, *column.shape), column.dtype)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)

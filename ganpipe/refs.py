@@ -1,0 +1,133 @@
+"""What travels between stages: small JSON references, never a tensor or a model.
+
+    prepare -> DatasetRef -> train -> CheckpointRef -> evaluate -> EvalReport -> register -> ModelRef -> promote -> Decision
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FORMAT = 1
+
+
+class Ref(BaseModel):
+    """Base of the references: frozen, versioned, JSON in and out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True,
+                              ser_json_inf_nan="strings")
+
+    format: Literal[1] = FORMAT
+    """Version of this reference's shape."""
+
+
+class DatasetRef(Ref):
+    """A prepared data set in the store."""
+
+    digest: str
+    """Hex digest of content and preparation; names `datasets/<digest>/`."""
+    rows: dict[str, int]
+    """Number of rows of the main table by split: train, test, extractor."""
+
+
+class CheckpointRef(Ref):
+    """A complete checkpoint in the store."""
+
+    run_id: str
+    images_seen: int
+    """Real images that the discriminator had been shown."""
+    prefix: str
+    """Key prefix in the store: `runs/<run id>/checkpoints/<name>`."""
+    generator_sha256: str
+    """sha256 of its `generator.safetensors`."""
+
+    @property
+    def generator_key(self) -> str:
+        return f"{self.prefix}/generator.safetensors"
+
+
+class ControlScores(Ref):
+    """The same metrics on something that is no GAN, under the same protocol."""
+
+    name: str
+    """`real` (held-out images: the floor), `pca_gaussian`, or `resampled_train` (a memoriser)."""
+    n: int
+    """Images scored."""
+    scores: dict[str, float]
+
+
+class SnapshotScores(Ref):
+    """Scores of one snapshot: mean over the sample seeds, and each seed's own value."""
+
+    checkpoint: CheckpointRef
+    scores: dict[str, float]
+    by_seed: dict[str, list[float]]
+    """metric -> one value per sample seed, in the order of `seeds`."""
+    seeds: list[int]
+
+
+class EvalReport(Ref):
+    """All snapshots of a run on the selection seeds, the best again on the scoring seeds."""
+
+    run_id: str
+    dataset_digest: str
+    protocol: dict[str, Any]
+    """The full protocol; see `evaluate/protocol.py`."""
+    protocol_hash: str
+    metric: str
+    """What the best snapshot was chosen by."""
+    snapshots: list[SnapshotScores]
+    """Every snapshot, oldest first, on the selection seeds."""
+    best: SnapshotScores
+    """The best one, on the scoring seeds."""
+    controls: list[ControlScores]
+
+    def control(self, name: str) -> ControlScores:
+        return next(control for control in self.controls if control.name == name)
+
+
+class ModelRef(Ref):
+    """A registered version of a product."""
+
+    product: str
+    version: str
+    checkpoint: CheckpointRef
+    dataset_digest: str
+    tracking_run_id: str
+    """MLflow's id of the run that the version belongs to."""
+    config_digest: str
+    created: datetime
+
+
+class Check(Ref):
+    """One question that the gate asked."""
+
+    name: str
+    passed: bool
+    detail: str
+    """The numbers, in one sentence."""
+
+
+class Decision(Ref):
+    """What the gate decided, with all that it decided on."""
+
+    product: str
+    promoted: bool
+    reason: str
+    """One sentence for people."""
+    candidate: ModelRef
+    champion: ModelRef | None
+    """The champion at the time of the question; None when there was none."""
+    metric: str
+    protocol_hash: str
+    candidate_scores: SnapshotScores | None
+    champion_scores: SnapshotScores | None
+    controls: list[ControlScores]
+    checks: list[Check]
+    decided: datetime
+    by: str
+    """user@host"""
+    where: str
+    """Command or flow run that asked."""

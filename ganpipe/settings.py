@@ -1,0 +1,65 @@
+"""Where things live on this machine. Read from the environment only, never from a run's YAML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from .errors import InputError
+
+TRACKING_OFF = "off"
+
+
+class Settings(BaseModel):
+    """Locations and machine facts; the same run gives the same numbers under any of them.
+
+    Environment variables:
+        GANPIPE_HOME: folder for everything local (default `.ganpipe` under the working directory).
+        GANPIPE_STORE: `file:///...` (default `<home>/store`).
+        GANPIPE_TRACKING_URI: MLflow's tracking URI (default SQLite under `<home>`), or `off`.
+        GANPIPE_INCEPTION_WEIGHTS: file with torch-fidelity's Inception weights.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    home: Path
+    """Folder for local state: work in progress, indexes, caches."""
+    store: str
+    """URI of the store that keeps data sets, runs and models."""
+    tracking_uri: str
+    """MLflow tracking URI, or `off`."""
+    inception_weights: Path | None = None
+    """torch-fidelity's Inception weights, when they are not in torch's cache or in the store."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Settings of this process. Raises InputError for a store URI that no backend serves."""
+        home = Path(environ.get("GANPIPE_HOME") or ".ganpipe").expanduser().resolve()
+        store = environ.get("GANPIPE_STORE") or f"file://{home}/store"
+        if not store.startswith("file://"):
+            raise InputError(f"GANPIPE_STORE={store!r}: only file:// stores are supported; use file:///absolute/folder")
+        weights = environ.get("GANPIPE_INCEPTION_WEIGHTS")
+        return cls(
+            home=home,
+            store=store,
+            tracking_uri=environ.get("GANPIPE_TRACKING_URI") or f"sqlite:///{home}/mlflow.db",
+            inception_weights=Path(weights).expanduser() if weights else None,
+        )
+
+    @property
+    def tracking_on(self) -> bool:
+        return self.tracking_uri.lower() not in (TRACKING_OFF, "none")
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that give a child process these very settings."""
+        variables = {
+            "GANPIPE_HOME": str(self.home),
+            "GANPIPE_STORE": self.store,
+            "GANPIPE_TRACKING_URI": self.tracking_uri,
+        }
+        if self.inception_weights:
+            variables["GANPIPE_INCEPTION_WEIGHTS"] = str(self.inception_weights)
+        return variables

@@ -1,0 +1,58 @@
+"""What a column of data looks like: all that a network has to know about the data it is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .errors import InputError
+
+
+class Part(BaseModel):
+    """Base of the manifest's parts: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Column(Part):
+    """One column of a table: numpy shards that follow one another.
+
+    `ragged` columns (tokens, captions) are stored as one flat array plus an `<file>.offsets.npy` of N + 1 int64.
+    """
+
+    kind: Literal["image", "label", "caption", "tokens", "point"]
+    dtype: str
+    """numpy name: uint8 for images, int64 for labels and tokens, float32 for points; captions are UTF-8 bytes (uint8)."""
+    shape: tuple[int, ...]
+    """Of one row: (C, H, W) for images, () for labels, (2,) for points; the longest row for ragged columns."""
+    range: tuple[float, float] | None = None
+    """Smallest and largest value that the column may hold; images: (0, 255)."""
+    vocabulary: tuple[str, ...] | None = None
+    """Names of the classes, or the tokens, by number."""
+    ragged: bool = False
+    shards: tuple[str, ...]
+    """File names, in order: `<table>.<column>-00000.npy`."""
+
+
+DataSpec = Mapping[str, Column]
+"""Columns by name."""
+
+
+def image_shape(spec: DataSpec, column: str = "image") -> tuple[int, int, int]:
+    """(channels, height, width) of an image column. Raises InputError when the data has no such column."""
+    if column not in spec or spec[column].kind != "image":
+        raise InputError(f"the data has no image column {column!r}; it has {sorted(spec)}")
+    channels, height, width = spec[column].shape
+    return channels, height, width
+
+
+def spec_to_json(spec: DataSpec) -> dict[str, object]:
+    """JSON form, without the shards: what travels inside a weights file."""
+    return {name: column.model_dump(mode="json", exclude={"shards"}) for name, column in spec.items()}
+
+
+def spec_from_json(data: Mapping[str, Mapping[str, object]]) -> dict[str, Column]:
+    """Inverse of `spec_to_json`."""
+    return {name: Column.model_validate({**column, "shards": ()}) for name, column in data.items()}
