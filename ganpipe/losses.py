@@ -1,0 +1,63 @@
+"""Adversarial terms and penalties: pure functions of logits and networks, each citing its equation.
+
+Logits are (N,) and unbounded: D(x) = sigmoid(logit) where a term speaks of probabilities. Every term is a scalar to be
+minimised, computed in float32 whatever the networks ran in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy_discriminator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tensor:
+    """-E[log D(x)] - E[log(1 - D(G(z)))]: D maximises Eq. 1 of arXiv:1406.2661."""
+    return F.softplus(-real_logits_N.float()).mean() + F.softplus(fake_logits_N.float()).mean()
+
+
+def minimax_generator(fake_logits_N: Tensor) -> Tensor:
+    """E[log(1 - D(G(z)))]: G minimises Eq. 1 of arXiv:1406.2661 itself, the Jensen-Shannon objective."""
+    return -F.softplus(fake_logits_N.float()).mean()
+
+
+def non_saturating_generator(fake_logits_N: Tensor) -> Tensor:
+    """-E[log D(G(z))]: same fixed point, strong gradients early on (arXiv:1406.2661, Sec. 3)."""
+    return F.softplus(-fake_logits_N.float()).mean()
+
+
+def wasserstein_discriminator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tensor:
+    """E[f(G(z))] - E[f(x)]: the critic maximises the dual of Eq. 2 of arXiv:1701.07875."""
+    return fake_logits_N.float().mean() - real_logits_N.float().mean()
+
+
+def wasserstein_generator(fake_logits_N: Tensor) -> Tensor:
+    """-E[f(G(z))]: G minimises the estimated distance (arXiv:1701.07875, Alg. 1, line 10)."""
+    return -fake_logits_N.float().mean()
+
+
+def js_divergence_bound(discriminator_loss: Tensor) -> Tensor:
+    """Lower bound on JS(data, generated) in nats, tight for the optimal D: log 2 - loss / 2 (arXiv:1406.2661, Thm. 1)."""
+    return torch.log(torch.tensor(2.0, device=discriminator_loss.device)) - discriminator_loss / 2
+
+
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor], real_NS: Tensor, fake_NS: Tensor, mix_N: Tensor
+) -> Tensor:
+    """E[(|grad D(x_hat)|_2 - 1)^2] at x_hat = mix * real + (1 - mix) * fake (arXiv:1704.00028, Eq. 3).
+
+    mix_N is uniform on [0, 1). The norm runs over all of one row; forward and backward are float32.
+    """
+    with torch.autocast(real_NS.device.type, enabled=False):
+        mix = mix_N.view(-1, *[1] * (real_NS.dim() - 1))
+        mixed = (mix * real_NS.float() + (1 - mix) * fake_NS.detach().float()).requires_grad_(True)
+        return (input_gradient(discriminator, mixed).norm(2, dim=1) - 1).square().mean()
+
+
+def input_gradient(discriminator: Callable[[Tensor], Tensor], inputs_NS: Tensor) -> Tensor:
+    """Gradient of each row's logit with respect to that row, flattened to (N, prod(S)); differentiable."""
+    logits = discriminator(inputs_NS)
+    (gradient,) = torch.autograd.grad(logits.float().sum(), inputs_NS, create_graph=True)
+    return gradient.flatten(1)
