@@ -1,0 +1,130 @@
+"""A run's folder in the store: `runs/<run id>/config.yaml, run.json, metrics.jsonl, samples/, checkpoints/, reports/`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from ruamel.yaml import YAML
+
+from .config import RunConfig, config_digest, config_to_json, config_to_yaml, differences, load_config
+from .errors import InputError
+from .refs import CheckpointRef, DatasetRef, Ref
+from .rng import derive_seed
+from .storage import CorruptObject, Store
+
+log = logging.getLogger(__name__)
+
+
+class RunRecord(Ref):
+    """`runs/<run id>/run.json`: what a run is, written once when it begins."""
+
+    run_id: str
+    dataset: DatasetRef
+    created: datetime
+    config_digest: str
+    start_checkpoint: CheckpointRef | None = None
+    """Where a warm start took its weights from."""
+    git: dict[str, Any] = {}
+    """`sha` and `dirty` of the working directory's repository, when it is one."""
+    flow_run_id: str | None = None
+
+
+def new_run_id(config: RunConfig, dataset: DatasetRef, started: datetime) -> str:
+    """`<config name>-<UTC start>-<6 hex of config + dataset digest>`."""
+    digest = hashlib.sha256(f"{config_digest(config)}{dataset.digest}".encode()).hexdigest()[:6]
+    return f"{config.name}-{started.astimezone(UTC):%Y%m%dt%H%M%S}-{digest}"
+
+
+def with_seed(config: RunConfig, started: datetime) -> RunConfig:
+    """The config with `train.seed: auto` replaced by one derived from the start of the run."""
+    if config.train.seed != "auto":
+        return config
+    seed = derive_seed("auto", started.astimezone(UTC).isoformat(timespec="seconds")) % 2**31
+    return config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+
+
+def begin_run(store: Store, record: RunRecord, config: RunConfig) -> None:
+    """Write the run's record, once. A run that exists is checked to be the same.
+
+    Raises InputError listing the differences when the run was begun with another config or data set.
+    """
+    run_id = record.run_id
+    if store.exists(f"runs/{run_id}/run.json"):
+        existing, existing_config = open_run(store, run_id)
+        lines = differences(_what_trains(existing_config), _what_trains(config))
+        if existing.dataset.digest != record.dataset.digest:
+            lines.append(f"data set: {existing.dataset.digest} -> {record.dataset.digest}")
+        if lines:
+            raise InputError(
+                f"run {run_id} cannot be continued with another configuration:\n  " + "\n  ".join(lines)
+                + "\nChange these back, or start a new run."
+            )
+        return
+    store.write_bytes(f"runs/{run_id}/config.yaml", config_to_yaml(config).encode())
+    store.create(f"runs/{run_id}/run.json", record.model_dump_json(indent=1).encode())
+
+
+def _what_trains(config: RunConfig) -> dict[str, Any]:
+    """All that may not change within a run: how far it goes, how often it reports and how it is judged may."""
+    data = config_to_json(config)
+    train = {key: value for key, value in data["train"].items() if key not in ("stop", "log_every_kimg", "snapshot_kimg")}
+    return {"name": data["name"], "prepare": data["prepare"], "gan": data["gan"], "train": train}
+
+
+def open_run(store: Store, run_id: str) -> tuple[RunRecord, RunConfig]:
+    """Record and resolved config of a run. Raises InputError when the store has no such run."""
+    try:
+        record = RunRecord.model_validate_json(store.read_bytes(f"runs/{run_id}/run.json"))
+        config = YAML(typ="safe", pure=True).load(store.read_bytes(f"runs/{run_id}/config.yaml").decode())
+    except FileNotFoundError as error:
+        raise InputError(f"there is no run {run_id!r} in {store.uri}; `ganpipe runs` lists them") from error
+    return record, load_config(config)
+
+
+def run_ids(store: Store) -> list[str]:
+    """All runs of the store, by name and then age."""
+    keys = (item.key.split("/") for item in store.list("runs"))
+    return sorted(parts[1] for parts in keys if len(parts) == 3 and parts[2] == "run.json")
+
+
+def checkpoint_name(images_seen: int) -> str:
+    """`kimg-000012.288`: sorts by progress."""
+    return f"kimg-{images_seen / 1000:010.3f}"
+
+
+def checkpoints(store: Store, run_id: str) -> list[CheckpointRef]:
+    """The run's complete checkpoints, oldest first."""
+    return [_checkpoint_ref(store, prefix) for prefix in sorted(store.published(f"runs/{run_id}/checkpoints"))]
+
+
+def _checkpoint_ref(store: Store, prefix: str) -> CheckpointRef:
+    manifest = store.manifest(prefix)
+    return CheckpointRef(
+        run_id=manifest["run_id"], images_seen=manifest["images_seen"], prefix=prefix,
+        generator_sha256=manifest["files"]["generator.safetensors"]["sha256"],
+    )
+
+
+def sound_checkpoints(store: Store, run_id: str) -> Iterator[CheckpointRef]:
+    """Complete checkpoints, newest first, passing over damaged ones with a warning."""
+    for prefix in sorted(store.published(f"runs/{run_id}/checkpoints"), reverse=True):
+        try:
+            store.fetch(prefix)
+        except CorruptObject as error:
+            log.warning("passing over a damaged checkpoint: %s", error)
+        else:
+            yield _checkpoint_ref(store, prefix)
+
+
+RunState = Literal["finished", "interrupted", "failed"]
+
+
+def write_state(store: Store, run_id: str, state: RunState, detail: str = "") -> None:
+    """Record how the run's training ended last."""
+    data = {"state": state, "detail": detail, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    store.write_bytes(f"runs/{run_id}/state.json", json.dumps(data).encode())

@@ -1,0 +1,167 @@
+"""From a generator to samples: the one home of sampling, for snapshots, evaluation, the registry and the command line.
+
+Sample i of a seed is one picture, whatever else is drawn with it: noise is keyed by (seed, i), and every forward pass has the
+same number of rows, because the last bits of a convolution depend on it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import InputError
+from .gans import GANS
+from .gans.base import GAN, Request
+from .rng import SampleRng, derive_seed
+from .spec import DataSpec, spec_from_json, spec_to_json
+
+FORMAT = 1
+CHUNK = 64
+"""Rows of every forward pass; part of every protocol."""
+BATCH_NORM_CHUNKS = 16
+
+
+@dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator ready to sample from, and what it is."""
+
+    gan: GAN
+    module: nn.Module
+    spec: DataSpec
+    metadata: dict[str, Any]
+    """`run_id`, `images_seen`, `config` (the recipe's) as they were saved."""
+
+
+def save_generator(path: Path, gan: GAN, module: nn.Module, spec: DataSpec, run_id: str, images_seen: int) -> None:
+    """Write weights and all that sampling needs to know as one safetensors file."""
+    metadata = {
+        "format": FORMAT,
+        "kind": "generator",
+        "gan": gan.config.model_dump(mode="json"),
+        "spec": spec_to_json(spec),
+        "run_id": run_id,
+        "images_seen": images_seen,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(tensors, path, {"ganpipe": json.dumps(metadata)})
+
+
+def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGenerator:
+    """The generator of a safetensors file, in eval mode. Raises InputError naming the file when it is no such thing."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {})["ganpipe"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a generator saved by ganpipe: {type(error).__name__}: {error}") from error
+    if metadata.get("format") != FORMAT or metadata.get("kind") != "generator":
+        raise InputError(f"{path} holds {metadata.get('kind')} of format {metadata.get('format')}, not a generator of format {FORMAT}")
+    recipe = GANS.get(metadata["gan"]["name"])
+    if recipe is None:
+        raise InputError(f"{path} was made by the recipe {metadata['gan']['name']!r}; there is {', '.join(GANS)}")
+    gan = recipe(recipe.Config.model_validate(metadata["gan"]))
+    spec = spec_from_json(metadata["spec"])
+    with torch.random.fork_rng(devices=[]):
+        module = gan.build_networks(spec).generator
+    module.load_state_dict(tensors)
+    module.requires_grad_(False)
+    return LoadedGenerator(gan, module.to(device).eval(), spec, metadata)
+
+
+@torch.no_grad()
+def draw(
+    gan: GAN,
+    generator: nn.Module,
+    seed: int,
+    indices: Sequence[int],
+    device: torch.device | str = "cpu",
+    label: Sequence[int] | None = None,
+    chunk: int = CHUNK,
+) -> Iterator[Tensor]:
+    """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
+
+    The generator must be in eval mode. `label` holds one class per index.
+    """
+    for start in range(0, len(indices), chunk):
+        wanted = list(indices[start : start + chunk])
+        padded = wanted + wanted[-1:] * (chunk - len(wanted))
+        labels = None
+        if label is not None:
+            part = list(label[start : start + chunk])
+            labels = torch.tensor(part + part[-1:] * (chunk - len(part)), device=device)
+        request = Request(SampleRng(seed, padded, torch.device(device)), chunk, label=labels)
+        yield gan.sample(generator, request)[: len(wanted)].float()
+
+
+def draw_images(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU."""
+    return torch.cat([to_uint8(part).cpu() for part in draw(gan, generator, seed, range(n), device)])
+
+
+def to_uint8(images_NCHW: Tensor) -> Tensor:
+    """float in [-1, 1] -> uint8, rounded to the nearest; values outside are clamped."""
+    return images_NCHW.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_float(images_NCHW: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1]; inverse of `to_uint8`."""
+    return images_NCHW.float().div(127.5).sub(1)
+
+
+@torch.no_grad()
+def refresh_batch_norm(gan: GAN, generator: nn.Module, device: torch.device | str = "cpu") -> None:
+    """Recompute the running statistics of batch normalisation from fixed latents, in place; leaves eval mode.
+
+    Those that training accumulates belong to other weights (the moving average has none of its own) and differ between ranks.
+    """
+    generator.eval()
+    layers = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # cumulative average
+        layer.train()
+    for _ in draw(gan, generator, derive_seed("batch-norm"), range(BATCH_NORM_CHUNKS * CHUNK), device):
+        pass
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
+def frozen_copy(generator: nn.Module) -> nn.Module:
+    """A copy that never trains."""
+    return copy.deepcopy(generator).requires_grad_(False).eval()
+
+
+def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
+    """A PNG of uint8 images (N, C, H, W) side by side, row by row, each enlarged to at least `scale_to` pixels."""
+    import io
+
+    from PIL import Image
+
+    n, channels, height, width = images_NCHW.shape
+    columns = columns or max(1, round(n**0.5))
+    rows = -(-n // columns)
+    canvas = np.zeros((rows * columns, channels, height, width), np.uint8)
+    canvas[:n] = images_NCHW
+    sheet = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    scale = max(1, -(-scale_to // max(height, width)))
+    if scale > 1:
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
