@@ -70,10 +70,9 @@ def begin_run(store: Store, record: RunRecord, config: RunConfig) -> None:
 
 
 def _what_trains(config: RunConfig) -> dict[str, Any]:
-    """All that may not change within a run: how far it goes, how often it reports and how it is judged may."""
+    """All that may not change within a run; how it is judged may."""
     data = config_to_json(config)
-    train = {key: value for key, value in data["train"].items() if key not in ("stop", "log_every_kimg", "snapshot_kimg")}
-    return {"name": data["name"], "prepare": data["prepare"], "gan": data["gan"], "train": train}
+    return {section: data[section] for section in ("name", "prepare", "gan", "train")}
 
 
 def open_run(store: Store, run_id: str) -> tuple[RunRecord, RunConfig]:

@@ -1,0 +1,86 @@
+"""A checkpoint holds all that affects the next step: safetensors and JSON, no pickle.
+
+    generator.safetensors   moving average of the generator, ready to sample from; what is released
+    training.safetensors    networks, optimizers, shared recipe state
+    rank-00000.safetensors  this rank's own recipe state
+    progress.json           images_seen, updates, seconds, versions, threads
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .. import __version__
+from ..errors import InputError
+from ..refs import CheckpointRef
+from ..runs import checkpoint_name
+from ..storage import Store
+
+FORMAT = 1
+
+
+class Progress(BaseModel):
+    """How far a run is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    images_seen: int = 0
+    """Real images shown to D."""
+    steps: int = 0
+    """Steps completed (D and G phases together)."""
+    seconds: float = 0.0
+    """Time spent training, over all resumes."""
+
+
+Sections = dict[str, dict[str, Tensor]]
+"""Named groups of named tensors: networks, optimizers, recipe state."""
+
+
+def save_checkpoint(
+    store: Store, run_id: str, generator_file: Path, training: Sections, rank_state: dict[str, Tensor], progress: Progress
+) -> CheckpointRef:
+    """Publish a checkpoint; it is there whole or not at all."""
+    prefix = f"runs/{run_id}/checkpoints/{checkpoint_name(progress.images_seen)}"
+    with tempfile.TemporaryDirectory(dir=generator_file.parent) as name:
+        folder = Path(name)
+        generator_file.rename(folder / "generator.safetensors")
+        flat = {f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()}
+        save_file(flat, folder / "training.safetensors")
+        save_file({key: _plain(tensor) for key, tensor in rank_state.items()}, folder / "rank-00000.safetensors")
+        facts = {**progress.model_dump(), "threads": torch.get_num_threads(), "torch": torch.__version__, "ganpipe": __version__}
+        (folder / "progress.json").write_text(json.dumps(facts, indent=1))
+        manifest: dict[str, Any] = {
+            "format": FORMAT, "kind": "checkpoint", "run_id": run_id, "images_seen": progress.images_seen,
+        }
+        complete = store.publish(prefix, folder, manifest)
+    return CheckpointRef(
+        run_id=run_id, images_seen=progress.images_seen, prefix=prefix,
+        generator_sha256=complete["files"]["generator.safetensors"]["sha256"],
+    )
+
+
+def load_checkpoint(store: Store, ref: CheckpointRef) -> tuple[Sections, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+    """(training sections, this rank's recipe state, moving average, progress facts) of a checkpoint, verified."""
+    manifest = store.manifest(ref.prefix)
+    if manifest.get("format") != FORMAT or manifest.get("kind") != "checkpoint":
+        raise InputError(f"{store.uri}/{ref.prefix} has format {manifest.get('format')}; this version reads format {FORMAT}")
+    files = store.fetch(ref.prefix)
+    sections: Sections = {}
+    for key, tensor in load_file(files["training.safetensors"]).items():
+        group, name = key.split("/", 1)
+        sections.setdefault(group, {})[name] = tensor
+    facts = json.loads(files["progress.json"].read_text())
+    return sections, load_file(files["rank-00000.safetensors"]), load_file(files["generator.safetensors"]), facts
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Contiguous on the CPU: the same bytes whatever the memory format."""
+    return tensor.detach().cpu().contiguous()

@@ -1,0 +1,309 @@
+"""The only place that updates weights."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .. import runs, sample
+from ..augment import Augment, Door
+from ..batches import Batches
+from ..config import RunConfig
+from ..errors import InputError, Interrupted
+from ..gans import GANS
+from ..gans.base import Batch, Loss, Networks, Step, freeze
+from ..prepare.manifest import Dataset
+from ..refs import CheckpointRef
+from ..rng import StepRng, derive_seed
+from ..storage import Store
+from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .ema import Ema
+from .metrics import MetricsLog
+from .optimizers import apply_schedules, build_optimizer, load_optimizer_tensors, optimizer_tensors
+
+log = logging.getLogger(__name__)
+
+GRID_SAMPLES = 64
+LossFunction = Callable[[Networks, Batch, Step], Loss]
+
+
+class Stop(Protocol):
+    """Somebody who may ask training to end."""
+
+    requested: bool
+    reason: str
+
+
+class Trainer:
+    """Trains one run: networks, optimizers, schedules, augmentation, moving average, checkpoints."""
+
+    def __init__(self, config: RunConfig, dataset: Dataset, run_id: str, store: Store, work: Path):
+        """`work` is a local folder for what is not in the store yet. Raises InputError when recipe and data do not fit."""
+        assert isinstance(config.train.seed, int) and config.train.optimizers is not None, "the config is resolved"
+        self.config, self.train = config, config.train
+        self.run_id, self.store, self.work = run_id, store, work
+        self.seed = config.train.seed
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
+        self.device = self.accelerator.device
+        self.spec = dataset.spec()
+        self.gan = GANS[config.gan.name](config.gan)
+        self.batches = Batches(dataset, self.gan.columns, "train", self.seed, self.device)
+        self.progress = Progress()
+
+        torch.manual_seed(derive_seed("init", self.seed))
+        raw = self.gan.build_networks(self.spec)
+        self.generator = raw.generator.to(self.device, memory_format=torch.channels_last)
+        self.ema = Ema(self.generator)
+        self.g_optimizer = build_optimizer(config.train.optimizers.generator, self.generator.parameters())
+        self.discriminator, self.d_optimizer = raw.discriminator, None
+        self.nets = Networks(self.accelerator.prepare_model(self.generator), None)
+        if raw.discriminator is not None:
+            assert config.train.optimizers.discriminator is not None
+            self.discriminator = raw.discriminator.to(self.device, memory_format=torch.channels_last)
+            self.d_optimizer = build_optimizer(config.train.optimizers.discriminator, self.discriminator.parameters())
+            self.augment = Augment(config.train.augment.translation, self.device)
+            self.door = Door(self.discriminator, self.augment)
+            self.nets.discriminator = self.accelerator.prepare_model(self.door)
+        self.metrics: MetricsLog | None = None
+
+    # --- the loop --------------------------------------------------------------------------------------------------
+
+    def fit(self, stop: Stop) -> CheckpointRef:
+        """Train until a limit of `train.stop`, from where the run stands. Returns the last checkpoint.
+
+        Raises Interrupted, after a checkpoint, when `stop` is requested; NonFinite when a loss or gradient is.
+        """
+        newest = self._newest_checkpoint()
+        self.metrics = MetricsLog(self.work / "metrics.jsonl", self.progress.images_seen)
+        deadline = self._deadline()
+        clock, logged_images, busy = time.monotonic(), self.progress.images_seen, 0.0
+        with self._progress_bar() as bar:
+            while not self._finished(deadline):
+                before = self.progress.images_seen
+                self.step()
+                now = time.monotonic()
+                busy += now - clock
+                self._advance(now - clock)
+                clock = now
+                self._show(bar)
+                snapshot = self._crossed(before, self.train.snapshot_kimg)
+                if snapshot or self._crossed(before, self.train.log_every_kimg) or stop.requested:
+                    self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
+                    logged_images, busy = self.progress.images_seen, 0.0
+                if snapshot or stop.requested:
+                    newest = self.snapshot()
+                    self._advance(time.monotonic() - clock)
+                if stop.requested:
+                    raise Interrupted(
+                        f"{stop.reason}: run {self.run_id} stopped at {self.progress.images_seen / 1000:.1f} kimg with a checkpoint; "
+                        f"`ganpipe train --resume {self.run_id}` continues it"
+                    )
+                clock = time.monotonic()
+            if newest is None or newest.images_seen < self.progress.images_seen:
+                if busy:
+                    self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
+                newest = self.snapshot()
+        return newest
+
+    def step(self) -> None:
+        """One step: the D phase, the G phase, the moving average."""
+        plan = self.gan.plan(self.progress.steps)
+        images_before = position = self.progress.images_seen
+        self._schedule(position)
+        for number in range(plan.d_updates):
+            position = images_before + number * self.train.batch
+            self._update("discriminator", number, position)
+        for number in range(plan.g_updates):
+            self._update("generator", number, position)
+        shown = max(plan.d_updates, 1) * self.train.batch
+        if plan.g_updates:
+            self.ema.update(self.generator, shown, self.train.ema_half_life_kimg.at(images_before))
+        self.progress = self.progress.model_copy(
+            update={"images_seen": images_before + shown, "steps": self.progress.steps + 1}
+        )
+
+    def _update(self, phase: str, number: int, position: int) -> None:
+        """One optimizer update of one network, over this rank's micro-batches."""
+        of_generator = phase == "generator"
+        network, other = (self.generator, self.discriminator) if of_generator else (self.discriminator, self.generator)
+        optimizer = self.g_optimizer if of_generator else self.d_optimizer
+        loss_function: LossFunction = self.gan.generator_loss if of_generator else self.gan.discriminator_loss
+        assert network is not None and optimizer is not None
+        freeze(network, False)
+        if other is not None:
+            freeze(other, True)
+        micro_batches = self._my_micro_batches()
+        stats: list[dict[str, Tensor]] = []
+        for rows in micro_batches:
+            last = rows is micro_batches[-1]
+            with nullcontext() if last else self._no_sync(of_generator):
+                step = self._step_at(f"{phase[0]}{number}", position, rows)
+                with self._autocast():
+                    loss = loss_function(self.nets, self.batches.at(position, self.train.batch, rows), step)
+                self.accelerator.backward(loss.total / len(micro_batches))
+            self._log(phase, {"loss": loss.total.detach(), **loss.logs})
+            stats.append(loss.stats)
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        self._log(phase, {"grad_norm": torch.nn.utils.get_total_norm(gradients)})
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if not of_generator:
+            self.gan.constrain(network)
+        self.gan.observe(self._means_over_ranks(stats), step)
+
+    def _step_at(self, update: str, position: int, rows: slice) -> Step:
+        rng = StepRng(self.seed, position, update, self.train.batch, rows, self.device)
+        torch.manual_seed(rng.torch_seed())
+        if self.discriminator is not None:
+            self.door.open(rng)
+        return Step(position, self.progress.steps, self.train.batch, rows.stop - rows.start, rng)
+
+    def _my_micro_batches(self) -> list[slice]:
+        size, ranks = self.train.micro_batch_size(), self.accelerator.num_processes
+        count = self.train.batch // (size * ranks)
+        first = self.accelerator.process_index * count
+        return [slice(number * size, (number + 1) * size) for number in range(first, first + count)]
+
+    def _no_sync(self, of_generator: bool) -> AbstractContextManager[None]:
+        network = self.nets.generator if of_generator else self.nets.discriminator
+        return self.accelerator.no_sync(network)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16")
+
+    def _schedule(self, images_seen: int) -> None:
+        assert self.train.optimizers is not None
+        apply_schedules(self.g_optimizer, self.train.optimizers.generator, images_seen)
+        if self.d_optimizer is not None and self.train.optimizers.discriminator is not None:
+            apply_schedules(self.d_optimizer, self.train.optimizers.discriminator, images_seen)
+            self.augment.p.fill_(self.train.augment.p.at(images_seen))
+
+    def _means_over_ranks(self, stats: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {
+            name: self.accelerator.reduce(torch.stack([entry[name] for entry in stats]).mean(), "mean") for name in stats[0]
+        }
+
+    # --- progress --------------------------------------------------------------------------------------------------
+
+    def _advance(self, seconds: float) -> None:
+        self.progress = self.progress.model_copy(update={"seconds": self.progress.seconds + seconds})
+
+    def _crossed(self, before: int, every_kimg: float) -> bool:
+        """Whether a multiple of `every_kimg` lies between `before` and now."""
+        every = every_kimg * 1000
+        return before // every < self.progress.images_seen // every
+
+    def _deadline(self) -> datetime | None:
+        """The next moment `train.stop.at`, less the reserve."""
+        if self.train.stop.at is None:
+            return None
+        hour, minute = map(int, self.train.stop.at.split(":"))
+        now = datetime.now()
+        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+        if moment <= now:
+            moment += timedelta(days=1)
+        return moment - timedelta(minutes=self.train.stop.reserve_minutes)
+
+    def _finished(self, deadline: datetime | None) -> bool:
+        stop = self.train.stop
+        return (
+            (stop.kimg is not None and self.progress.images_seen >= stop.kimg * 1000)
+            or (stop.hours is not None and self.progress.seconds >= stop.hours * 3600)
+            or (deadline is not None and datetime.now() >= deadline)
+        )
+
+    def _progress_bar(self) -> tqdm:
+        total = None if self.train.stop.kimg is None else round(self.train.stop.kimg * 1000)
+        layout = "{desc} {percentage:3.0f}%|{bar}| {n:.3g}/{total:.3g} kimg [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        return tqdm(
+            total=total, initial=self.progress.images_seen, desc="training", unit="img", unit_scale=True, dynamic_ncols=True,
+            mininterval=0.5, smoothing=0.1, bar_format=None if total is None or layout else layout,
+        )
+
+    def _show(self, bar: tqdm) -> None:
+        bar.update(self.progress.images_seen - bar.n)
+
+    def _log(self, phase: str, values: dict[str, Tensor]) -> None:
+        if self.metrics is not None:
+            self.metrics.add({f"{phase}/{name}": value for name, value in values.items()}, self.progress.steps)
+
+    def _write_metrics(self, bar: tqdm, images_per_second: float) -> None:
+        assert self.metrics is not None
+        means = self.metrics.means()
+        bar.set_postfix({"D": f"{means.get('discriminator/loss', 0):.3f}", "G": f"{means.get('generator/loss', 0):.3f}"}, False)
+        images_seen = self.progress.images_seen
+        progress = {"progress/kimg": images_seen / 1000, "progress/images_per_second": images_per_second}
+        self.metrics.write(images_seen, self.progress.seconds, {**means, **progress})
+
+    # --- checkpoints -----------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> CheckpointRef:
+        """Publish a checkpoint, a grid of samples of the same noise as ever, and the metrics so far."""
+        sample.refresh_batch_norm(self.gan, self.ema.module, self.device)
+        name = runs.checkpoint_name(self.progress.images_seen)
+        if self.gan.output == "image":
+            images = sample.draw_images(self.gan, self.ema.module, derive_seed("grid"), GRID_SAMPLES, self.device)
+            self.store.write_bytes(f"runs/{self.run_id}/samples/{name}.png", sample.grid_png(images.numpy()))
+        if self.metrics is not None:
+            self.store.write_bytes(f"runs/{self.run_id}/metrics.jsonl", self.metrics.path.read_bytes())
+        with tempfile.TemporaryDirectory(dir=self.work) as folder:
+            generator_file = Path(folder) / "generator.safetensors"
+            sample.save_generator(generator_file, self.gan, self.ema.module, self.spec, self.run_id, self.progress.images_seen)
+            recipe = self.gan.state_dict()
+            return save_checkpoint(
+                self.store, self.run_id, generator_file, {**self._sections(), "recipe": recipe["shared"]}, recipe["rank"], self.progress
+            )
+
+    def _sections(self) -> dict[str, dict[str, Tensor]]:
+        sections = {"generator": self.generator.state_dict(), "generator_optimizer": optimizer_tensors(self.g_optimizer)}
+        if self.discriminator is not None and self.d_optimizer is not None:
+            sections["discriminator"] = self.discriminator.state_dict()
+            sections["discriminator_optimizer"] = optimizer_tensors(self.d_optimizer)
+        return sections
+
+    def _newest_checkpoint(self) -> CheckpointRef | None:
+        """Continue from the newest sound checkpoint of this run, if there is one."""
+        ref = next(runs.sound_checkpoints(self.store, self.run_id), None)
+        if ref is None:
+            return None
+        sections, rank_state, moving_average, facts = load_checkpoint(self.store, ref)
+        self._load_networks(sections, ref)
+        load_optimizer_tensors(self.g_optimizer, sections.get("generator_optimizer", {}))
+        if self.d_optimizer is not None:
+            load_optimizer_tensors(self.d_optimizer, sections.get("discriminator_optimizer", {}))
+        self.ema.module.load_state_dict(moving_average)
+        self.gan.load_state_dict({"shared": sections.get("recipe", {}), "rank": rank_state})
+        self.progress = Progress(**{name: facts[name] for name in Progress.model_fields})
+        for name, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
+            if facts[name] != now:
+                log.warning("%s was %s at the checkpoint and is %s now: the run goes on, but not bit for bit", name, facts[name], now)
+        log.info("resuming %s from images_seen=%d", self.run_id, self.progress.images_seen)
+        return ref
+
+    def warm_start(self, ref: CheckpointRef) -> None:
+        """Take the weights of another run's checkpoint; optimizers, schedules and progress start afresh."""
+        sections, _, moving_average, _ = load_checkpoint(self.store, ref)
+        self._load_networks(sections, ref)
+        self.ema.module.load_state_dict(moving_average)
+        log.info("starting from the weights of %s at %.1f kimg", ref.run_id, ref.images_seen / 1000)
+
+    def _load_networks(self, sections: dict[str, dict[str, Tensor]], ref: CheckpointRef) -> None:
+        networks: list[tuple[str, nn.Module | None]] = [("generator", self.generator), ("discriminator", self.discriminator)]
+        for name, module in networks:
+            if module is None:
+                continue
+            try:
+                module.load_state_dict(sections[name])
+            except (KeyError, RuntimeError) as error:
+                raise InputError(f"{ref.prefix} holds another {name} than the gan section describes: {error}") from error
