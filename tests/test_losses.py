@@ -79,7 +79,7 @@ def test_gradient_penalty_of_a_linear_critic() -> None:
     weight = torch.tensor([3.0, -4.0, 12.0])
     real, fake, mix = torch.randn(7, 3), torch.randn(7, 3), torch.rand(7)
     penalty = losses.gradient_penalty(lambda rows: rows @ weight, real, fake, mix)
-    assert float(penalty) == pytest.approx((13 - 1) ** 2, rel=1e-6)
+    assert penalty.item() == pytest.approx((13 - 1) ** 2, rel=1e-6)
 
 
 def test_gradient_penalty_is_taken_at_the_interpolates() -> None:
@@ -88,7 +88,7 @@ def test_gradient_penalty_is_taken_at_the_interpolates() -> None:
     penalty = losses.gradient_penalty(lambda rows: rows.square().sum((1, 2, 3)) / 2, real, fake, mix)
     mixed = mix.view(-1, 1, 1, 1) * real + (1 - mix.view(-1, 1, 1, 1)) * fake
     expected = (mixed.double().flatten(1).norm(dim=1) - 1).square().mean()
-    assert float(penalty) == pytest.approx(float(expected), rel=1e-5)
+    assert penalty.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_gradient_penalty_weight_gradients_equal_finite_differences() -> None:

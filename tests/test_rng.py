@@ -50,6 +50,6 @@ def test_samples_are_standard_normal() -> None:
 
 
 def test_seeds_are_the_same_on_every_platform() -> None:
-    assert derive_seed("a", 1) == 0x2D1EEFA9C2CD3F7C or derive_seed("a", 1) == derive_seed("a", 1)
+    assert derive_seed("a", 1) == 0x40C0E0B5A56C1E60
     assert derive_seed("a", 1) != derive_seed("a1")
     assert 0 <= derive_seed("x") < 2**63
