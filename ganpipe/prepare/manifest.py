@@ -42,7 +42,7 @@ class DataManifest(Part):
 
     @classmethod
     def read(cls, store: Store, digest: str) -> DataManifest | None:
-        """The manifest of a prepared data set, None when it is not in the store. Raises InputError on a later format."""
+        """The manifest of a prepared data set; None when the store has none. Raises InputError on a later format."""
         prefix = f"datasets/{digest}"
         try:
             raw = store.manifest(prefix)
