@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 ROWS_PER_BATCH = 256
 BATCH_BYTES = 64 << 20
+MAX_THREADS = 16
 NAMED_FILES = 20
 
 
@@ -63,7 +64,7 @@ def decode(dataset: datasets.Dataset, config: PrepareConfig, spool: Path) -> Row
         except OSError as error:
             return f"{image['path']}: cannot be read: {error.strerror}"
 
-    threads = len(os.sched_getaffinity(0))
+    threads = min(os.cpu_count() or 1, MAX_THREADS)
     batch_rows = min(ROWS_PER_BATCH, BATCH_BYTES // int(np.prod(shape)))
     with (
         spool.open("wb") as stream,
