@@ -157,6 +157,10 @@ class TrainConfig(Section):
         return self.micro_batch or self.batch
 
 
+FEATURE_DIMENSIONS = {"domain": 32, "inception": 2048}
+"""Extractor -> length of its feature vectors."""
+
+
 class EvaluateConfig(Section):
     """Stage 3: from checkpoints to scores."""
 

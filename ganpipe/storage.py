@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -195,7 +195,10 @@ class FileStore(Store):
         return self.root / check_key(key)
 
     def read_bytes(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        try:
+            return self._path(key).read_bytes()
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(f"{self.uri}/{key} does not exist") from error
 
     def write_bytes(self, key: str, data: bytes) -> None:
         with self._new_file(self._path(key)) as temporary:
@@ -208,9 +211,7 @@ class FileStore(Store):
     @contextmanager
     def _new_file(self, target: Path) -> Iterator[Path]:
         """A temporary file that is fsynced and renamed to `target` when the block ends well."""
-        handle, name = tempfile.mkstemp(dir=self._staging(target))
-        os.close(handle)
-        temporary = Path(name)
+        temporary = self._staging(target) / uuid.uuid4().hex
         try:
             yield temporary
             _fsync(temporary)
@@ -234,19 +235,26 @@ class FileStore(Store):
 
     def compare_and_set(self, key: str, data: bytes, expected: bytes | None) -> None:
         path = self._path(key)
-        self._staging(path)
-        with (path.parent / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked(path):
             current = path.read_bytes() if path.exists() else None
             if current != expected:
                 raise Conflict(f"{self.uri}/{key} was changed by somebody else in the meantime; try again")
             self.write_bytes(key, data)
 
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Keeps other writers away from what lies beside `path`."""
+        self._staging(path)
+        with (path.parent / ".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def _publish_files(self, prefix: str, files: dict[str, Path], manifest: bytes) -> None:
         """A folder appears by one rename, so a reader that ignores manifests sees nothing half-written either."""
         target = self._path(prefix)
-        staging = Path(tempfile.mkdtemp(dir=self._staging(target)))
+        staging = self._staging(target) / uuid.uuid4().hex
         try:
+            staging.mkdir()
             for name, path in files.items():
                 copy = staging / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -255,9 +263,10 @@ class FileStore(Store):
             (staging / MANIFEST).write_bytes(manifest)
             _fsync(staging / MANIFEST)
             _fsync(staging)
-            if target.exists():
-                self.remove(prefix)
-            staging.rename(target)
+            with self._locked(target):
+                if target.exists():
+                    self.remove(prefix)
+                staging.rename(target)
             _fsync(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -281,8 +290,8 @@ class FileStore(Store):
 
     def remove(self, prefix: str) -> None:
         target = self._path(prefix)
-        (target / MANIFEST).unlink(missing_ok=True)
         if target.is_dir():
+            (target / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -12,15 +12,15 @@ from ..refs import DatasetRef
 from ..spec import Column, DataSpec, Part
 from ..storage import Store
 
-FORMAT = 1
+FORMAT: Final = 1
 SPLITS = ("test", "extractor", "train")
 
 
 class Table(Part):
     """Rows sorted by content hash. Splits are stretches of them, in the order of SPLITS.
 
-    A row's split depends on its own content alone: the hash read as a fraction of 1 is below the test fraction, or below
-    the test plus extractor fraction, or above both. Duplicates share a split, and added rows move none.
+    A row's split depends on its own content alone: the hash read as a fraction of 1 is below the test fraction, or
+    below the test plus extractor fraction, or above both. Duplicates share a split, and added rows move none.
     """
 
     rows: int
@@ -40,6 +40,19 @@ class DataManifest(Part):
     preparation: dict[str, Any]
     """The resolved `prepare` section without its location, as far as it shaped the bytes."""
 
+    @classmethod
+    def read(cls, store: Store, digest: str) -> DataManifest | None:
+        """The manifest of a prepared data set; None when the store has none. Raises InputError on a later format."""
+        prefix = f"datasets/{digest}"
+        try:
+            raw = store.manifest(prefix)
+        except FileNotFoundError:
+            return None
+        if raw.get("format") != FORMAT:
+            raise InputError(f"{store.uri}/{prefix} has format {raw.get('format')}; this version reads format {FORMAT}")
+        raw.pop("files")
+        return cls.model_validate(raw)
+
     @property
     def ref(self) -> DatasetRef:
         table = next(iter(self.tables.values()))
@@ -56,15 +69,10 @@ class Dataset:
     @classmethod
     def open(cls, store: Store, digest: str) -> Dataset:
         """The verified data set. Raises InputError when it is not in the store or of a later format."""
-        prefix = f"datasets/{digest}"
-        try:
-            raw = store.manifest(prefix)
-        except FileNotFoundError as error:
-            raise InputError(f"data set {digest} is not in {store.uri}; run `ganpipe prepare CONFIG` first") from error
-        if raw.get("format") != FORMAT:
-            raise InputError(f"{store.uri}/{prefix} has format {raw.get('format')}; this version reads format {FORMAT}")
-        raw.pop("files")
-        return cls(DataManifest.model_validate(raw), store.fetch(prefix))
+        manifest = DataManifest.read(store, digest)
+        if manifest is None:
+            raise InputError(f"data set {digest} is not in {store.uri}; run `ganpipe prepare CONFIG` first")
+        return cls(manifest, store.fetch(f"datasets/{digest}"))
 
     @property
     def digest(self) -> str:

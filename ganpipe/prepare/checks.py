@@ -1,0 +1,49 @@
+"""Is a prepared data set enough for what the run wants of it? Asked before anything is published."""
+
+from __future__ import annotations
+
+from ..config import FEATURE_DIMENSIONS, RunConfig
+from ..errors import InputError
+
+MIN_TEST_IMAGES = 2
+MIN_EXTRACTOR_IMAGES = 64
+
+
+def check_rows(rows: dict[str, int], config: RunConfig) -> None:
+    """Raise InputError, naming the field, when a split (name -> number of images) is too small for batch or metric."""
+    total = sum(rows.values())
+    prepare, evaluate = config.prepare, config.evaluate
+    if total == 0:
+        raise InputError("prepare.source: none of its images can be read; nothing is left to prepare")
+    if rows["train"] < config.train.batch:
+        raise InputError(
+            f"train.batch is {config.train.batch}, but only {rows['train']:,} of {total:,} images are left to "
+            "train on; lower train.batch, or add images"
+        )
+    if rows["test"] < MIN_TEST_IMAGES:
+        raise InputError(
+            f"prepare.test_fraction {prepare.test_fraction} of {total:,} images leaves {rows['test']} to test on, "
+            f"{MIN_TEST_IMAGES} are needed; raise prepare.test_fraction, or add images"
+        )
+    if evaluate.extractor == "domain" and rows["extractor"] < MIN_EXTRACTOR_IMAGES:
+        raise InputError(
+            f"prepare.extractor_fraction {prepare.extractor_fraction} of {total:,} images leaves {rows['extractor']} "
+            f"to train the feature extractor on, {MIN_EXTRACTOR_IMAGES} are needed; raise prepare.extractor_fraction, "
+            "add images, or set evaluate.extractor to `inception`"
+        )
+    _check_feature_dimension(rows["test"], config)
+
+
+def _check_feature_dimension(test_images: int, config: RunConfig) -> None:
+    """A covariance of no more images than dimensions is singular, and a Frechet distance from it means little."""
+    evaluate = config.evaluate
+    dimension = FEATURE_DIMENSIONS[evaluate.extractor]
+    images = evaluate.num_samples or test_images
+    if images > dimension or evaluate.allow_few:
+        return
+    given = "evaluate.num_samples is" if evaluate.num_samples else "the number of held-out images is"
+    raise InputError(
+        f"{given} {images:,}, and evaluate.extractor `{evaluate.extractor}` has {dimension:,} features: more images "
+        "than features are needed. Raise evaluate.num_samples or prepare.test_fraction, add images, or set "
+        "evaluate.allow_few to score all the same"
+    )

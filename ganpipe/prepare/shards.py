@@ -1,0 +1,91 @@
+"""Decoded rows to content-addressed shards: sorted by content, split by content, named by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import PrepareConfig
+from ..spec import Column
+from .decode import Rows
+from .manifest import FORMAT, DataManifest, Table
+
+SHARD_BYTES = 256 << 20
+COPY_BYTES = 4 << 20
+DIGEST_LENGTH = 32
+
+
+def write_shards(rows: Rows, config: PrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES) -> DataManifest:
+    """Write table `main` into `folder` as .npy files of at most about `shard_bytes` each. Returns its manifest."""
+    labels = rows.labels if rows.labels is not None else [0] * len(rows.hashes)
+    order = sorted(range(len(rows.hashes)), key=lambda row: (rows.hashes[row], labels[row]))
+    shape = rows.pixels.shape[1:]
+    columns = {
+        "image": Column(
+            kind="image",
+            dtype="uint8",
+            shape=shape,
+            range=(0, 255),
+            shards=_write_column(folder, "main.image", rows.pixels, order, shard_bytes),
+        )
+    }
+    if rows.labels is not None and rows.classes is not None:
+        columns["label"] = Column(
+            kind="label",
+            dtype="int64",
+            shape=(),
+            range=(0, len(rows.classes) - 1),
+            vocabulary=rows.classes,
+            shards=_write_column(folder, "main.label", np.asarray(rows.labels, np.int64), order, shard_bytes),
+        )
+    preparation = config.model_dump(mode="json", exclude={"source", "on_corrupt"})
+    splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, config.extractor_fraction)
+    return DataManifest(
+        digest=_digest(preparation, columns, ((rows.hashes[row], labels[row]) for row in order)),
+        tables={"main": Table(rows=len(order), splits=splits, columns=columns)},
+        preparation=preparation,
+    )
+
+
+def split_bounds(hashes: list[bytes], test_fraction: float, extractor_fraction: float) -> dict[Any, tuple[int, int]]:
+    """Stretches of the sorted sha256 `hashes`, by split: the rule is `manifest.Table`'s."""
+
+    def rows_below(fraction: float) -> int:
+        return sum(int.from_bytes(digest[:8], "big") / 2**64 < fraction for digest in hashes)
+
+    test, extractor = rows_below(test_fraction), rows_below(test_fraction + extractor_fraction)
+    return {"test": (0, test), "extractor": (test, extractor), "train": (extractor, len(hashes))}
+
+
+def _digest(preparation: dict[str, Any], columns: dict[str, Column], rows: Iterable[tuple[bytes, int]]) -> str:
+    """Names content and preparation; knows nothing of paths, order or dates."""
+    described = {name: column.model_dump(mode="json", exclude={"shards"}) for name, column in columns.items()}
+    header = {"format": FORMAT, "preparation": preparation, "columns": described}
+    sha256 = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for content, label in rows:
+        sha256.update(content)
+        sha256.update(label.to_bytes(8, "big"))
+    return sha256.hexdigest()[:DIGEST_LENGTH]
+
+
+def _write_column(folder: Path, name: str, values: np.ndarray, order: list[int], shard_bytes: int) -> tuple[str, ...]:
+    row_bytes = values.dtype.itemsize * int(np.prod(values.shape[1:]))
+    names = []
+    for number, rows in enumerate(_slices(order, max(1, shard_bytes // row_bytes))):
+        names.append(f"{name}-{number:05d}.npy")
+        header = {"descr": np.lib.format.dtype_to_descr(values.dtype), "fortran_order": False}
+        with (folder / names[-1]).open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, {**header, "shape": (len(rows), *values.shape[1:])})
+            for some in _slices(rows, max(1, COPY_BYTES // row_bytes)):
+                stream.write(values[some].tobytes())
+    return tuple(names)
+
+
+def _slices(items: list[int], length: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), length):
+        yield items[start : start + length]
