@@ -1,0 +1,64 @@
+"""What every test stands on: an environment of its own, one thread per process, real digits at 8 pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; two spinning thread pools on two cores crawl
+
+import pytest
+
+from ganpipe import prepare
+from ganpipe.config import RunConfig, load_config
+from ganpipe.prepare.manifest import Dataset
+from ganpipe.settings import Settings
+from ganpipe.storage import Store, open_store
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Nothing of the user's settings gets in, nothing gets out."""
+    for name in list(os.environ):
+        if name.startswith(("GANPIPE_", "MLFLOW_", "PREFECT_", "AWS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("GANPIPE_TRACKING_URI", "off")
+    yield
+
+
+def tiny_raw(**train: Any) -> dict[str, Any]:
+    """A complete configuration that trains in seconds: 8-px digits, nets of a few thousand weights."""
+    return {
+        "name": "tiny",
+        "prepare": {"source": {"name": "digits"}, "resolution": 8, "channels": 1},
+        "gan": {"name": "classic", "network": {"name": "dcgan", "feature_dim": 4}, "latent_dim": 8},
+        "train": {
+            "batch": 16, "seed": 1, "precision": "fp32", "stop": {"kimg": 0.32},
+            "log_every_kimg": 0.064, "snapshot_kimg": 0.128, **train,
+        },
+        "register": {"model": "tiny"},
+    }
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings.from_environment()
+
+
+@pytest.fixture
+def store(settings: Settings) -> Store:
+    return open_store(settings.store)
+
+
+@pytest.fixture
+def tiny() -> RunConfig:
+    return load_config(tiny_raw())
+
+
+@pytest.fixture
+def digits(tiny: RunConfig, settings: Settings, store: Store) -> Dataset:
+    """The prepared 8-px digits in this test's own store."""
+    return Dataset.open(store, prepare.run(tiny, settings).digest)
