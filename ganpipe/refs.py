@@ -88,6 +88,19 @@ class EvalReport(Ref):
         return next(control for control in self.controls if control.name == name)
 
 
+class ScoreSheet(Ref):
+    """Several checkpoints, of one run or of many, on common seeds under today's protocol: what the gate compares."""
+
+    protocol: dict[str, Any]
+    """The full protocol; see `evaluate/protocol.py`."""
+    protocol_hash: str
+    metric: str
+    """What the asking configuration compares by."""
+    snapshots: list[SnapshotScores]
+    """In the order of the question."""
+    controls: list[ControlScores]
+
+
 class ModelRef(Ref):
     """A registered version of a product."""
 

@@ -1,0 +1,73 @@
+"""Stage 3: from checkpoints to scores, each with its protocol and its controls.
+
+protocol.py says what a score depends on; extractors.py and domain.py turn images into features; fidelity.py features into
+numbers; controls.py measures what is no GAN; process.py is the child process that does it; report.py keeps the result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from ..config import RunConfig, config_to_json
+from ..errors import InputError
+from ..launch import run_child
+from ..refs import CheckpointRef, EvalReport, ScoreSheet
+from ..settings import Settings
+from .protocol import gate_metric, seeds
+
+__all__ = ["RunRequest", "ScoreRequest", "run", "score", "seeds"]
+
+MODULE = "ganpipe.evaluate.process"
+
+
+class RunRequest(BaseModel):
+    """Evaluate a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: Literal["run"] = "run"
+    config: dict[str, Any]
+    """The resolved RunConfig as JSON."""
+    run_id: str
+
+
+class ScoreRequest(BaseModel):
+    """Score checkpoints beside one another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    job: Literal["score"] = "score"
+    config: dict[str, Any]
+    """The resolved RunConfig as JSON."""
+    dataset_digest: str
+    checkpoints: list[CheckpointRef]
+    seeds: list[int]
+
+
+def run(config: RunConfig, run_id: str, settings: Settings) -> EvalReport:
+    """Score all snapshots of a run, and the best again on other seeds, in a child process.
+
+    The report and its picture are kept under `runs/<run id>/reports/`.
+    Raises InputError for a run without checkpoints, an unknown metric, too few images or missing weights, WorkFailed when
+    no snapshot can be scored, Interrupted when it was stopped.
+    """
+    gate_metric(config)
+    return EvalReport.model_validate(run_child(MODULE, RunRequest(config=config_to_json(config), run_id=run_id), settings))
+
+
+def score(
+    config: RunConfig, dataset_digest: str, checkpoints: list[CheckpointRef], seeds: list[int], settings: Settings
+) -> ScoreSheet:
+    """Score checkpoints on the same sample seeds under today's protocol, in one child process.
+
+    Snapshots that cannot be sampled from have NaN scores. Raises as `run` does.
+    """
+    gate_metric(config)
+    if not checkpoints or not seeds:
+        raise InputError("nothing to score: give at least one checkpoint and one seed")
+    request = ScoreRequest(
+        config=config_to_json(config), dataset_digest=dataset_digest, checkpoints=checkpoints, seeds=seeds
+    )
+    return ScoreSheet.model_validate(run_child(MODULE, request, settings))

@@ -1,0 +1,168 @@
+"""The real side and the controls, measured once per protocol and kept in the store.
+
+Beside every score stands the same score of what is no GAN: held-out real images (the floor), a Gaussian fitted to the
+training images in PCA space (any GAN worth its time beats it) and a resampling of the training images (a memoriser).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+from torch_fidelity import FeatureExtractorBase
+from tqdm import tqdm
+
+from ..prepare.manifest import Dataset
+from ..refs import ControlScores
+from ..rng import generator_for
+from ..sample import CHUNK, to_float, to_uint8
+from ..storage import Store
+from .fidelity import Features, Reference, chunks, extract, mean_scores, measure
+from .protocol import Controls, Protocol
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PcaGaussian:
+    """A normal distribution over images, in the space of their first principal components."""
+
+    mean_P: Tensor
+    axes_KP: Tensor
+    """Unit vectors, each multiplied by the standard deviation along it."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of the images it was fitted to."""
+    resolution: int
+    """Height and width of the images it returns, pixels."""
+
+    @classmethod
+    def fit(cls, images_NCHW: np.ndarray, settings: Controls) -> PcaGaussian:
+        """Fit to uint8 images; the first of `images_NCHW` when there are more than `settings.pca_images`."""
+        resolution = images_NCHW.shape[-1]
+        factor = max(1, resolution // settings.pca_pixels)
+        parts = [F.avg_pool2d(to_float(part), factor) for part in chunks(images_NCHW[: settings.pca_images])]
+        pixels_NCHW = torch.cat(parts)
+        pixels_NP = pixels_NCHW.flatten(1).double()
+        mean_P = pixels_NP.mean(0)
+        centred_NP = pixels_NP - mean_P
+        # The smaller of the two Gram matrices has the same non-zero eigenvalues.
+        wide = centred_NP.shape[1] > centred_NP.shape[0]
+        gram = centred_NP @ centred_NP.T if wide else centred_NP.T @ centred_NP
+        values, vectors = torch.linalg.eigh(gram)
+        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+        share = values.cumsum(0) / values.sum().clamp(min=1e-12)
+        keep = min(int((share < settings.pca_variance).sum()) + 1, settings.pca_components, len(values))
+        values, vectors = values[:keep], vectors[:, :keep]
+        axes_KP = ((centred_NP.T @ vectors) / values.clamp(min=1e-12).sqrt()).T if wide else vectors.T
+        # An eigenvector's sign is arbitrary; a fixed one makes a seed mean the same image on every machine.
+        sign = axes_KP.gather(1, axes_KP.abs().argmax(1, keepdim=True)).sign()
+        deviation = (values / max(1, len(centred_NP) - 1)).sqrt()
+        axes_KP = axes_KP * sign * deviation[:, None]
+        _, channels, height, width = pixels_NCHW.shape
+        return cls(mean_P.float(), axes_KP.float(), (channels, height, width), resolution)
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """n images, uint8 (n, C, resolution, resolution); what lies outside the range is clamped."""
+        pixels_NP = self.mean_P + torch.randn(n, len(self.axes_KP), generator=generator) @ self.axes_KP
+        images = pixels_NP.unflatten(1, self.shape)
+        if images.shape[-1] != self.resolution:
+            images = F.interpolate(images, size=(self.resolution, self.resolution), mode="bilinear")
+        return to_uint8(images)
+
+
+def reference_and_controls(
+    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, store: Store, device: torch.device | str = "cpu"
+) -> tuple[Reference, list[ControlScores]]:
+    """The real side and the controls' scores under a protocol: from the store, or measured now and put there.
+
+    A damaged copy in the store is measured again, with a warning.
+    """
+    key = f"reference/{protocol.dataset_digest}/{protocol.hash}.safetensors"
+    if store.exists(key):
+        try:
+            return _unpack(store.read_bytes(key))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
+    reference, controls = _compute(dataset, protocol, extractor, device)
+    store.write_bytes(key, _pack(reference, controls))
+    return reference, controls
+
+
+def _compute(
+    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, device: torch.device | str
+) -> tuple[Reference, list[ControlScores]]:
+    train = dataset.column("image", protocol.reference_split)[: protocol.n_reference]
+    test = dataset.column("image", protocol.control_split)[: protocol.n_generated]
+    known = extract(extractor, _progress(train, "real images"), device)
+    held_out = extract(extractor, _progress(test, "held-out images"), device)
+    reference = Reference.of(known.features_ND)
+    gaussian = PcaGaussian.fit(train, protocol.controls)
+    n = protocol.n_generated
+
+    def draw_gaussian(index: int) -> Features:
+        images = gaussian.sample(n, generator_for("cpu", "control", "pca_gaussian", index))
+        return extract(extractor, _progress(images, f"PCA-Gaussian {index + 1}"), device)
+
+    def draw_memoriser(index: int) -> Features:
+        rows = torch.randint(len(known), (n,), generator=generator_for("cpu", "control", "resampled_train", index))
+        return Features(known.features_ND[rows], known.logits_NK[rows])
+
+    draws = range(protocol.controls.draws)
+    scores = {
+        "pca_gaussian": mean_scores([measure(draw_gaussian(index), reference, protocol) for index in draws]),
+        "resampled_train": mean_scores([measure(draw_memoriser(index), reference, protocol) for index in draws]),
+    }
+    real = ControlScores(name="real", n=len(held_out), scores=measure(held_out, reference, protocol))
+    if len(held_out) < n:
+        log.warning("the floor is made of all %d held-out images, the other scores of %d images", len(held_out), n)
+    return reference, [real, *(ControlScores(name=name, n=n, scores=values) for name, values in scores.items())]
+
+
+def _progress(images: np.ndarray | Tensor, what: str) -> Iterator[Tensor]:
+    return iter(tqdm(chunks(images), total=-(-len(images) // CHUNK), desc=what, unit="chunk", leave=False))
+
+
+# --- one file in the store, verified when read -------------------------------------------------------------------
+
+
+def _pack(reference: Reference, controls: list[ControlScores]) -> bytes:
+    tensors = {
+        "features": reference.features_ND.contiguous(),
+        "mu": torch.from_numpy(np.ascontiguousarray(reference.mu)),
+        "sigma": torch.from_numpy(np.ascontiguousarray(reference.sigma)),
+    }
+    rows = [control.model_dump(mode="json") for control in controls]
+    content = {"format": FORMAT, "kind": "reference", "controls": rows}
+    metadata = {**content, "sha256": _digest(tensors, content)}
+    return save(tensors, {"ganpipe": json.dumps(metadata)})
+
+
+def _unpack(data: bytes) -> tuple[Reference, list[ControlScores]]:
+    """Inverse of `_pack`. Raises SafetensorError, KeyError, TypeError or ValueError when any byte differs."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = json.loads(header["__metadata__"]["ganpipe"])
+    tensors = load(data)
+    stated = metadata.pop("sha256")
+    if _digest(tensors, metadata) != stated:
+        raise ValueError("its sha256 is not the stated one")
+    reference = Reference(tensors["features"], tensors["mu"].numpy(), tensors["sigma"].numpy())
+    return reference, [ControlScores.model_validate(row) for row in metadata["controls"]]
+
+
+def _digest(tensors: dict[str, Tensor], content: dict[str, object]) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,224 @@
+"""The `domain` feature extractor: a small classifier of the data itself, for data and places without Inception.
+
+It is trained once per data set, on the `extractor` split, which no GAN is trained on and no score is measured on.
+With labels it tells classes apart, without them which of four rotations an image was turned by (arXiv:1803.07728).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm import trange
+
+from ..errors import InputError
+from ..prepare.manifest import Dataset
+from ..rng import derive_seed
+from ..sample import to_float
+from ..storage import MANIFEST, Conflict, Store, sha256_of_bytes
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+FILE = "domain.safetensors"
+FEATURES = 32
+MAX_SIDE = 32
+MIN_IMAGES = 32
+"""Fewer images than this cannot train a classifier worth measuring with."""
+MAX_IMAGES = 20_000
+MAX_CLASSES = 1000
+IMAGES_PER_CLASS = 4
+"""On average; labels that are rarer are not learnt, and rotations take their place."""
+STEPS = 300
+BATCH = 64
+LEARNING_RATE = 3e-3
+SHIFT = 1 / 16
+"""Largest augmenting shift in either direction, as a share of the image's side."""
+
+
+class DomainNetwork(nn.Module):
+    """float images in [-1, 1], (N, C, side, side) -> features (N, 32), logits (N, classes).
+
+    Features leave through a batch normalisation without scale: over real images each has mean 0 and variance 1.
+    """
+
+    def __init__(self, channels: int, side: int, classes: int):
+        super().__init__()
+        widths = (channels, 16, 32, 64, 64)
+        layers: list[nn.Module] = []
+        for inputs, outputs, stride in zip(widths, widths[1:], (2, 2, 2, 1), strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * (side // 8) ** 2, FEATURES))
+        self.norm = nn.BatchNorm1d(FEATURES, affine=False)
+        self.head = nn.Linear(FEATURES, classes)
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.norm(self.body(images_NCHW))
+        return features, self.head(features.relu())
+
+
+def pooled(images_NCHW: Tensor) -> Tensor:
+    """uint8 images -> float32 in [-1, 1] with at most 32 pixels a side, by averaging whole blocks."""
+    images = to_float(images_NCHW)
+    factor = max(1, images.shape[-1] // MAX_SIDE)
+    return F.avg_pool2d(images, factor) if factor > 1 else images
+
+
+# --- one per data set, kept in the store -------------------------------------------------------------------------
+
+
+def get_or_train(dataset: Dataset, store: Store) -> tuple[Path, str]:
+    """Local file and sha256 of the data set's classifier, trained now when the store has none.
+
+    Jobs that train it at the same time agree on the one whose pointer was created first.
+    Raises InputError when the data has too few images in its extractor split.
+    """
+    pointer = f"extractors/domain-{dataset.digest}.json"
+    lost = None
+    if store.exists(pointer):
+        lost = store.read_bytes(pointer)
+        sha256 = json.loads(lost)["sha256"]
+        if store.exists(f"extractors/{sha256}/{MANIFEST}"):
+            return _fetch(store, sha256)
+        log.warning("the domain extractor %s is gone from %s; it is trained again", sha256, store.uri)
+    weights, facts = train(dataset)
+    sha256 = sha256_of_bytes(weights)
+    _keep(store, sha256, weights, facts)
+    try:
+        store.compare_and_set(pointer, json.dumps({"format": FORMAT, "sha256": sha256}).encode(), expected=lost)
+    except Conflict:
+        sha256 = json.loads(store.read_bytes(pointer))["sha256"]
+    return _fetch(store, sha256)
+
+
+def _keep(store: Store, sha256: str, weights: bytes, facts: dict[str, Any]) -> None:
+    """Publish under the hash of the bytes. Object by object, as a racing job may be reading the very same bytes."""
+    files = {FILE: {"sha256": sha256, "bytes": len(weights)}}
+    manifest = {"format": FORMAT, "kind": "extractor", "extractor": "domain", **facts, "files": files}
+    store.write_bytes(f"extractors/{sha256}/{FILE}", weights)
+    store.write_bytes(f"extractors/{sha256}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+
+
+def _fetch(store: Store, sha256: str) -> tuple[Path, str]:
+    return store.fetch(f"extractors/{sha256}", [FILE])[FILE], sha256
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def train(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
+    """A trained classifier as safetensors, and facts about it: task, classes, images, accuracy on the test split.
+
+    The same data set gives the same bytes, whatever the process and its number of threads.
+    Raises InputError when the data has too few images in its extractor split.
+    """
+    images = _images(dataset, "extractor")
+    if len(images) < MIN_IMAGES:
+        raise InputError(
+            f"the extractor split of data set {dataset.digest[:12]} has {len(images)} images, the domain extractor needs "
+            f"{MIN_IMAGES}; raise prepare.extractor_fraction, add images, or set evaluate.extractor=inception"
+        )
+    labels, classes = _labels(dataset)
+    task = "rotation" if labels is None else "labels"
+    if labels is None:
+        images, labels = _rotated(images)
+    _, channels, side, _ = images.shape
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("domain-extractor"))
+        network = DomainNetwork(channels, side, len(classes))
+        _fit(network, images, labels)
+        accuracy = _test_accuracy(network, dataset, task, classes)
+    facts = {"task": task, "classes": len(classes), "images": len(images), "test_accuracy": accuracy}
+    log.info("trained the domain extractor on %(images)d images, %(classes)d classes of %(task)s; "
+             "accuracy on held-out images: %(test_accuracy).3f", facts)
+    # One key: the order of several is not fixed in the file, and the file is known by its hash.
+    metadata = {"format": FORMAT, "kind": "domain-extractor", "channels": channels, "side": side, "classes": len(classes)}
+    return save(network.state_dict(), {"ganpipe": json.dumps(metadata)}), facts
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in one order: with more threads, the last bits of a gradient depend on their number."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(network: DomainNetwork, images: Tensor, labels: Tensor) -> None:
+    """Minimise cross-entropy over random shifts of the images; leaves the network in eval mode."""
+    draws = torch.Generator().manual_seed(derive_seed("domain-extractor", "batches"))
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    network.train()
+    for _ in trange(STEPS, desc="domain extractor", unit="step", leave=False):
+        rows = torch.randint(len(images), (BATCH,), generator=draws)
+        loss = F.cross_entropy(network(_shifted(images[rows], draws))[1], labels[rows], label_smoothing=0.05)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    network.eval()
+
+
+def _shifted(images_NCHW: Tensor, draws: torch.Generator) -> Tensor:
+    """Each image moved by a few pixels of its own; the border is repeated."""
+    n, _, side, _ = images_NCHW.shape
+    reach = max(1, round(SHIFT * side))
+    padded = F.pad(images_NCHW, (reach,) * 4, mode="replicate")
+    corner = torch.randint(2 * reach + 1, (2, n, 1), generator=draws)
+    rows, columns = corner + torch.arange(side)
+    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def _rotated(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """All four quarter turns of every image, and the number of turns."""
+    turned = torch.cat([images_NCHW.rot90(turns, (2, 3)) for turns in range(4)])
+    return turned, torch.arange(4).repeat_interleave(len(images_NCHW))
+
+
+def _images(dataset: Dataset, split: str) -> Tensor:
+    """Pooled images of a split, at most 20,000; they lie in the order of their hash, so the first are a random choice."""
+    rows = dataset.column("image", split)[:MAX_IMAGES]
+    parts = [pooled(torch.from_numpy(np.array(rows[start : start + 256]))) for start in range(0, len(rows), 256)]
+    return torch.cat(parts) if parts else torch.empty(0)
+
+
+def _labels(dataset: Dataset) -> tuple[Tensor | None, np.ndarray]:
+    """Class numbers of the extractor split, and the labels they stand for; None when labels cannot be learnt."""
+    turns = np.arange(4)
+    if "label" not in dataset.spec():
+        return None, turns
+    labels = np.asarray(dataset.column("label", "extractor")[:MAX_IMAGES])
+    classes, numbers = np.unique(labels, return_inverse=True)
+    if not 2 <= len(classes) <= min(MAX_CLASSES, len(labels) // IMAGES_PER_CLASS):
+        log.warning("%d classes in %d labelled images: the domain extractor learns rotations instead", len(classes), len(labels))
+        return None, turns
+    return torch.from_numpy(numbers.astype(np.int64)), classes
+
+
+@torch.no_grad()
+def _test_accuracy(network: DomainNetwork, dataset: Dataset, task: str, classes: np.ndarray) -> float | None:
+    """Share of the test split that is told right; classes that the extractor split lacks are left out."""
+    images = _images(dataset, "test")
+    if task == "rotation":
+        images, labels = _rotated(images)
+    else:
+        given = np.asarray(dataset.column("label", "test")[:MAX_IMAGES])
+        known = np.isin(given, classes)
+        images, labels = images[torch.from_numpy(known)], torch.from_numpy(np.searchsorted(classes, given[known]))
+    if not len(images):
+        return None
+    right = [network(part)[1].argmax(1) == truth for part, truth in zip(images.split(256), labels.split(256), strict=True)]
+    return torch.cat(right).float().mean().item()

@@ -1,0 +1,163 @@
+"""From images to numbers: one feature pass, then torch-fidelity's own functions.
+
+Frechet distance (arXiv:1706.08500), KID (arXiv:1801.01401), Inception score (arXiv:1606.03498), precision and recall
+(arXiv:1904.06991). Generated images come first and real ones second everywhere, as in `torch_fidelity.calculate_metrics`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity import FeatureExtractorBase
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+from ..config import EvaluateConfig
+from ..errors import InputError, WorkFailed
+from ..prepare.manifest import Dataset
+from ..sample import CHUNK
+from .extractors import EXTRACTORS, Weights
+from .protocol import METRICS, Protocol, metric_name
+
+MAX_REFERENCE = 50_000
+"""Training images measured against; more do not fit a distance matrix in memory and change little."""
+MANY = 5_000
+"""From this many generated images on, the metrics have torch-fidelity's default parameters."""
+PRC_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the extractor saw in a set of images, float32 on the CPU."""
+
+    features_ND: Tensor
+    logits_NK: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features_ND)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real side."""
+
+    features_ND: Tensor
+    mu: np.ndarray
+    """(D,), float32."""
+    sigma: np.ndarray
+    """(D, D), float64."""
+
+    @classmethod
+    def of(cls, features_ND: Tensor) -> Reference:
+        statistics = fid_features_to_statistics(features_ND)
+        return cls(features_ND, statistics["mu"], statistics["sigma"])
+
+
+def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) -> Protocol:
+    """The protocol that this configuration, data set and installation give.
+
+    Raises InputError when a split is too small to measure with at all.
+    """
+    rows = {split: len(dataset.column("image", split)) for split in ("train", "test")}
+    for split, count in rows.items():
+        if count < 2:
+            raise InputError(f"the {split} split of data set {dataset.digest[:12]} has {count} images; scores need more data")
+    n_reference = min(rows["train"], MAX_REFERENCE)
+    n_generated = config.num_samples or rows["test"]
+    smallest = min(n_reference, n_generated, rows["test"])
+    many = smallest >= MANY
+    return Protocol(
+        extractor=config.extractor,
+        weights_sha256=weights.sha256,
+        torch_fidelity=importlib.metadata.version("torch-fidelity"),
+        dataset_digest=dataset.digest,
+        resize=EXTRACTORS[config.extractor].resize,
+        n_reference=n_reference,
+        n_generated=n_generated,
+        chunk=CHUNK,
+        kid_subsets=100 if many else 10,
+        kid_subset_size=min(1000, smallest),
+        isc_splits=10 if many else 1,
+        prc_neighborhood=min(3, smallest - 1),
+    )
+
+
+def require_enough(protocol: Protocol, feature_dim: int, config: EvaluateConfig) -> None:
+    """Refuse numbers of images whose covariance in `feature_dim` dimensions would be singular.
+
+    Raises InputError unless `evaluate.allow_few`.
+    """
+    if config.allow_few or min(protocol.n_generated, protocol.n_reference) > feature_dim:
+        return
+    raise InputError(
+        f"{protocol.n_generated} generated images (evaluate.num_samples) against {protocol.n_reference} training images are "
+        f"too few for the {feature_dim} features of evaluate.extractor={protocol.extractor}: each side needs more than "
+        f"{feature_dim}. Raise evaluate.num_samples, add data, take another extractor, or set evaluate.allow_few=true to "
+        "score all the same"
+    )
+
+
+def chunks(images_NCHW: np.ndarray | Tensor, size: int = CHUNK) -> Iterator[Tensor]:
+    """uint8 images (memory-mapped or not) as tensors of at most `size` rows."""
+    for start in range(0, len(images_NCHW), size):
+        part = images_NCHW[start : start + size]
+        yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+
+@torch.no_grad()
+def extract(extractor: FeatureExtractorBase, parts: Iterable[Tensor], device: torch.device | str = "cpu") -> Features:
+    """Features of uint8 images that come in chunks.
+
+    Raises WorkFailed for NaN or infinite features.
+    """
+    pairs = [tuple(layer.cpu() for layer in extractor(part.to(device))) for part in parts]
+    found = Features(torch.cat([features for features, _ in pairs]), torch.cat([logits for _, logits in pairs]))
+    if not (found.features_ND.isfinite().all() and found.logits_NK.isfinite().all()):
+        raise WorkFailed(
+            f"the feature extractor {extractor.get_name()} returned NaN or infinite features for images of bytes: "
+            "its weights are damaged"
+        )
+    return found
+
+
+def measure(generated: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
+    """Every metric of `METRICS`, by its full name, for generated (or control) images against the reference."""
+    features, real = generated.features_ND, reference.features_ND
+    frechet = fid_statistics_to_metric(
+        fid_features_to_statistics(features), {"mu": reference.mu, "sigma": reference.sigma}, verbose=False
+    )
+    kernel = kid_features_to_metric(
+        features, real, kid_subsets=protocol.kid_subsets, kid_subset_size=protocol.kid_subset_size,
+        rng_seed=protocol.rng_seed, verbose=False,
+    )
+    inception = isc_features_to_metric(generated.logits_NK, protocol.isc_splits, rng_seed=protocol.rng_seed)
+    manifold = prc_features_to_metric(
+        features, real, prc_neighborhood=protocol.prc_neighborhood, prc_batch_size=PRC_BATCH,
+        save_cpu_ram=max(len(features), len(real)) > PRC_BATCH, verbose=False,
+    )
+    scores = {
+        "fid": frechet[KEY_METRIC_FID],
+        "kid": kernel[KEY_METRIC_KID_MEAN],
+        "is": inception[KEY_METRIC_ISC_MEAN],
+        "precision": manifold[KEY_METRIC_PRECISION],
+        "recall": manifold[KEY_METRIC_RECALL],
+    }
+    return {metric_name(base, protocol.extractor): scores[base] for base in METRICS}
+
+
+def no_scores(protocol: Protocol) -> dict[str, float]:
+    """NaN for every metric: what images that are no images score."""
+    return {metric_name(base, protocol.extractor): math.nan for base in METRICS}
+
+
+def mean_scores(by_seed: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of every metric over the seeds; NaN when one of them is."""
+    return {name: math.fsum(scores[name] for scores in by_seed) / len(by_seed) for name in by_seed[0]}

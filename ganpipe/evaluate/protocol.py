@@ -1,0 +1,148 @@
+"""What a score was measured by. Numbers of unlike protocols are never compared.
+
+A protocol describes the score of one sample seed. Which seeds a score is the mean of stands beside it
+(`SnapshotScores.seeds`), so that choosing the best snapshot and scoring it share one protocol and one set of controls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from .. import config as configuration
+from ..config import RunConfig
+from ..errors import InputError
+
+FORMAT = 1
+FRECHET = "fid"
+METRICS: dict[str, bool] = {"fid": True, "kid": True, "is": False, "precision": False, "recall": False}
+"""Base name of every metric -> whether lower is better."""
+STANDARD_EXTRACTOR = "inception"
+
+
+class Controls(BaseModel):
+    """How the images are made that are no GAN's; see `controls.py`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    draws: int = 3
+    """Random draws that the score of a random control is the mean of."""
+    pca_images: int = 4096
+    """Most training images that the Gaussian is fitted to."""
+    pca_pixels: int = 64
+    """Largest side, pixels, that it is fitted at; its samples are enlarged to the data's resolution."""
+    pca_variance: float = 0.95
+    """Share of the variance that its components keep..."""
+    pca_components: int = 256
+    """...unless that takes more than this many of them."""
+
+
+class Protocol(BaseModel):
+    """All that a score depends on besides the generator and the sample seed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    format: Literal[1] = FORMAT
+    extractor: str
+    """Name of the feature extractor."""
+    weights_sha256: str
+    """sha256 of the file with its weights."""
+    torch_fidelity: str
+    """Version of the library whose functions turn features into numbers."""
+    dataset_digest: str
+    reference_split: Literal["train"] = "train"
+    """Generated images are measured against this split."""
+    control_split: Literal["test"] = "test"
+    """The `real` control: images that neither the generator nor the extractor was trained on."""
+    resize: str
+    """How the extractor brings an image to its own resolution."""
+    n_reference: int
+    """Images of the reference split, the first ones in the order of their content hash."""
+    n_generated: int
+    """Images on the generated side, for each seed."""
+    chunk: int
+    """Images in every forward pass of generator and extractor, but for the extractor's last."""
+    ema: Literal[True] = True
+    """The moving average of the generator's weights is what samples."""
+    precision: Literal["fp32"] = "fp32"
+    """Of generator and extractor."""
+    rng_seed: int = 2020
+    """Seed of KID's subsets and of the order of images in IS; torch-fidelity's default."""
+    kid_subsets: int
+    kid_subset_size: int
+    isc_splits: int
+    prc_neighborhood: int
+    """Precision and recall: the manifold's balls reach to the k-th nearest neighbour."""
+    controls: Controls = Controls()
+
+    @property
+    def hash(self) -> str:
+        """First 16 hex digits of the sha256 of the canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def differences(before: Protocol, after: Protocol) -> list[str]:
+    """`field: old -> new` for every field in which two protocols differ."""
+    return configuration.differences(before.model_dump(mode="json"), after.model_dump(mode="json"))
+
+
+def require_same(before: Protocol, after: Protocol, seeds: tuple[Sequence[int], Sequence[int]] | None = None) -> None:
+    """Refuse to compare scores of unlike protocols, or of unlike sample seeds when both sides' are given.
+
+    Raises InputError listing the differences.
+    """
+    lines = differences(before, after)
+    if seeds is not None and list(seeds[0]) != list(seeds[1]):
+        lines.append(f"sample seeds: {list(seeds[0])} -> {list(seeds[1])}")
+    if lines:
+        raise InputError(
+            "scores of unlike protocols cannot be compared:\n  " + "\n  ".join(lines)
+            + "\nScore both sides afresh under one protocol."
+        )
+
+
+def metric_name(base: str, extractor: str) -> str:
+    """`fid` with the standard Inception extractor, `fid_<extractor>` with any other; likewise for the other metrics."""
+    return base if extractor == STANDARD_EXTRACTOR else f"{base}_{extractor}"
+
+
+def metric_names(extractor: str) -> dict[str, bool]:
+    """Name of every metric measured with this extractor -> whether lower is better."""
+    return {metric_name(base, extractor): lower for base, lower in METRICS.items()}
+
+
+def gate_metric(config: RunConfig) -> str:
+    """What the run's snapshots are compared by.
+
+    Raises InputError when `register.metric` or `register.require` names something that is not measured.
+    """
+    names = metric_names(config.evaluate.extractor)
+    asked = {"register.metric": config.registration.metric}
+    asked.update({f"register.require.{name}": name for name in config.registration.require})
+    for field, name in asked.items():
+        if name is not None and name not in names:
+            raise InputError(
+                f"{field}: {name!r} is not measured with evaluate.extractor={config.evaluate.extractor}; "
+                f"there is {', '.join(names)}"
+            )
+    return config.registration.metric or metric_name(FRECHET, config.evaluate.extractor)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Direction of a metric by its full name. Raises InputError for an unknown one."""
+    base = metric.partition("_")[0]
+    if base not in METRICS:
+        raise InputError(f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception")
+    return METRICS[base]
+
+
+def seeds(purpose: str, count: int) -> list[int]:
+    """`count` sample seeds of one purpose (`select`, `score`, ...); those of different purposes share none."""
+    from ..rng import derive_seed  # imports torch
+
+    return [derive_seed("evaluate", purpose, index) for index in range(count)]

@@ -1,0 +1,94 @@
+"""Keeps a report: as JSON, and as a picture of the score over training with the controls as lines."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING
+
+from ..refs import EvalReport
+from ..storage import Store
+from .protocol import lower_is_better
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CONTROLS = {
+    "real": ("held-out real images", "#2a9d5c"),
+    "pca_gaussian": ("PCA-Gaussian", "#c1440e"),
+    "resampled_train": ("resampled training set", "#8a8a8a"),
+}
+"""Name -> label and colour, in the picture."""
+LINE = "#22577a"
+INK = "#333333"
+LABEL_HEIGHT = 13
+"""Points."""
+WIDE_RANGE = 8
+"""From this ratio of largest to smallest value on, the axis is logarithmic."""
+
+
+def write_report(store: Store, report: EvalReport) -> None:
+    """Write `runs/<run id>/reports/<protocol hash>.json` and `.png`; an older report of the same protocol is replaced."""
+    key = f"runs/{report.run_id}/reports/{report.protocol_hash}"
+    store.write_bytes(f"{key}.png", picture(report))
+    store.write_bytes(f"{key}.json", report.model_dump_json(indent=1).encode())
+
+
+def picture(report: EvalReport) -> bytes:
+    """PNG, 1280 x 720: the report's metric for every snapshot, over thousands of images; the best one is marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metric = report.metric
+    points = [(s.checkpoint.images_seen / 1000, s.scores[metric]) for s in report.snapshots]
+    points = [(kimg, score) for kimg, score in points if math.isfinite(score)]
+    lines = [(CONTROLS[c.name], c.scores[metric]) for c in report.controls if math.isfinite(c.scores[metric])]
+
+    figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), color=LINE, marker="o", markersize=4, linewidth=1.8, zorder=3)
+    for (_, colour), value in lines:
+        axes.axhline(value, color=colour, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
+
+    best_kimg, best = report.best.checkpoint.images_seen / 1000, report.best.scores[metric]
+    axes.plot([best_kimg], [best], marker="*", markersize=13, color=LINE, markeredgecolor="white", zorder=4)
+    axes.annotate(
+        f"best {best:.3g}", (best_kimg, best), (0, 11), textcoords="offset points", ha="center", color=LINE,
+        weight="bold", zorder=5, bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+    )  # fmt: skip
+
+    values = [score for _, score in points] + [value for _, value in lines] + [best]
+    if min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.margins(x=0.04, y=0.12)
+    shifts = _spread([value for _, value in lines], axes)
+    for ((label, colour), value), shift in zip(lines, shifts, strict=True):
+        axes.annotate(
+            f"{label}  {value:.3g}", (1, value), (6, shift), xycoords=("axes fraction", "data"),
+            textcoords="offset points", va="center", color=colour, fontsize=9, annotation_clip=False,
+        )  # fmt: skip
+
+    direction = "lower is better" if lower_is_better(metric) else "higher is better"
+    axes.set_xlabel("thousands of real images seen", color=INK)
+    axes.set_ylabel(f"{metric}  ({direction})", color=INK)
+    axes.set_title(report.run_id, loc="left", fontsize=11, color=INK)
+    axes.set_title(f"n = {report.protocol['n_generated']}, protocol {report.protocol_hash}", loc="right", fontsize=8,
+                   color="#8a8a8a")  # fmt: skip
+    axes.tick_params(colors=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#bbbbbb")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _spread(values: list[float], axes: Axes) -> list[float]:
+    """Where labels of these values go so that none covers another: shifts in points, upwards."""
+    points = axes.transData.transform([(0, value) for value in values])[:, 1] * 72 / axes.figure.dpi if values else []
+    shifts, last = [0.0] * len(values), -math.inf
+    for index in sorted(range(len(values)), key=lambda index: points[index]):
+        last = max(points[index], last + LABEL_HEIGHT)
+        shifts[index] = last - points[index]
+    return shifts
