@@ -88,6 +88,19 @@ class EvalReport(Ref):
         return next(control for control in self.controls if control.name == name)
 
 
+class ScoreSheet(Ref):
+    """Several checkpoints scored afresh under one protocol, on common seeds."""
+
+    protocol: dict[str, Any]
+    """The full protocol; see `evaluate/protocol.py`."""
+    protocol_hash: str
+    metric: str
+    """The Frechet distance of the protocol's extractor."""
+    snapshots: list[SnapshotScores]
+    """One for each checkpoint, in the order asked."""
+    controls: list[ControlScores]
+
+
 class ModelRef(Ref):
     """A registered version of a product."""
 
