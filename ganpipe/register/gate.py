@@ -1,0 +1,141 @@
+"""The promotion gate: from numbers to a verdict. Pure: who is scored on what seeds is `promotion.py`'s part."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..config import RegisterConfig, Requirement
+from ..errors import InputError
+from ..refs import Check, ControlScores, SnapshotScores
+
+STANDARD_ERRORS = 3
+"""By so many standard errors a candidate must be ahead: gates run every night, and 5 % of them wrong is too many."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the gate says, and why."""
+
+    promoted: bool
+    reason: str
+    metric: str
+    """What candidate and champion were compared by."""
+    checks: list[Check]
+
+
+def judge(
+    candidate: SnapshotScores,
+    champion: SnapshotScores | None,
+    controls: list[ControlScores],
+    config: RegisterConfig,
+) -> Verdict:
+    """Compare scores that were made under one protocol, candidate and champion on the same seeds in the same order.
+
+    Without a champion the candidate must still hold every absolute bound. Raises InputError when `register.metric` or
+    `register.require` names a metric that was not scored.
+    """
+    frechet = frechet_metric(candidate.scores)
+    metric = config.metric or frechet
+    for field, name in [("register.metric", metric), *((f"register.require.{name}", name) for name in config.require)]:
+        if name not in candidate.scores:
+            raise InputError(f"{field}: no metric {name!r} was scored; there is {', '.join(sorted(candidate.scores))}")
+    named = {control.name: control for control in controls}
+    checks = [
+        _finite(candidate),
+        _better_than_gaussian(candidate, frechet, named),
+        *(_requirement(candidate, name, bound, named) for name, bound in config.require.items()),
+    ]
+    if champion is not None:
+        checks.append(_improvement(candidate, champion, metric, config.min_improvement))
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return Verdict(False, "refused: " + "; ".join(check.detail for check in failed), metric, checks)
+    why = checks[-1].detail if champion is not None else f"first champion: {checks[1].detail}"
+    return Verdict(True, why, metric, checks)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Direction of a metric, by its name up to the extractor: `kid` of `kid_domain`. Raises InputError."""
+    from ..evaluate.protocol import METRICS
+
+    base = metric.partition("_")[0]
+    if base not in METRICS:
+        raise InputError(f"register.metric: {metric!r} has no known direction; those known are {', '.join(METRICS)}")
+    return METRICS[base]
+
+
+def frechet_metric(names: Iterable[str]) -> str:
+    """The Frechet distance among metric names: `fid`, or `fid_<extractor>`."""
+    return next(name for name in names if name.partition("_")[0] == "fid")
+
+
+def _finite(candidate: SnapshotScores) -> Check:
+    wrong = [f"{name} is {value}" for name, value in candidate.scores.items() if not math.isfinite(value)]
+    wrong += [
+        f"{name} is {value} on seed {seed}"
+        for name, values in candidate.by_seed.items()
+        for seed, value in zip(candidate.seeds, values, strict=True)
+        if not math.isfinite(value) and math.isfinite(candidate.scores.get(name, math.nan))
+    ]
+    detail = f"the candidate's {', '.join(wrong)}" if wrong else f"all {len(candidate.scores)} scores are finite"
+    return Check(name="finite", passed=not wrong, detail=detail)
+
+
+def _better_than_gaussian(candidate: SnapshotScores, frechet: str, controls: dict[str, ControlScores]) -> Check:
+    """A generator that loses to a Gaussian over principal components has learnt next to nothing."""
+    value = candidate.scores[frechet]
+    bound = controls["pca_gaussian"].scores[frechet] if "pca_gaussian" in controls else math.nan
+    passed = value < bound
+    detail = f"{frechet} {value:.4g} is {'below' if passed else 'not below'} the PCA-Gaussian control's {bound:.4g}"
+    return Check(name="beats_pca_gaussian", passed=passed, detail=detail)
+
+
+def _requirement(
+    candidate: SnapshotScores, metric: str, wanted: Requirement, controls: dict[str, ControlScores]
+) -> Check:
+    value = candidate.scores[metric]
+    unit, times = 1.0, ""
+    if wanted.times is not None:
+        control = controls.get(wanted.times)
+        unit = control.scores.get(metric, math.nan) if control else math.nan
+        times = f" x {wanted.times}'s {unit:.4g}"
+    passed, sentences = True, []
+    if wanted.at_most is not None:
+        passed &= value <= wanted.at_most * unit
+        sentences.append(f"at most {wanted.at_most:.4g}{times}")
+    if wanted.at_least is not None:
+        passed &= value >= wanted.at_least * unit
+        sentences.append(f"at least {wanted.at_least:.4g}{times}")
+    verb = "holds" if passed else "does not hold"
+    detail = f"{metric} {value:.4g} {verb} register.require ({' and '.join(sentences)})"
+    return Check(name=f"require.{metric}", passed=passed, detail=detail)
+
+
+def _improvement(candidate: SnapshotScores, champion: SnapshotScores, metric: str, min_improvement: float) -> Check:
+    """Mean gain over the common seeds against the larger of what is wanted and what noise alone could give."""
+    assert candidate.seeds == champion.seeds, "candidate and champion are scored on the same seeds"
+    old, new = champion.scores[metric], candidate.scores[metric]
+    both = f"{metric} {new:.4g} against the champion's {old:.4g}"
+    if not math.isfinite(old):
+        detail = f"{both}: a champion without a finite score cannot be defended"
+        return Check(name="improvement", passed=math.isfinite(new), detail=detail)
+    sign = 1 if lower_is_better(metric) else -1
+    gains = [sign * (b - a) for a, b in zip(candidate.by_seed[metric], champion.by_seed[metric], strict=True)]
+    if not all(map(math.isfinite, gains)):
+        return Check(name="improvement", passed=False, detail=f"{both}: not finite on every seed")
+    if len(gains) < 2:
+        detail = f"{both}: one seed says nothing about noise; set evaluate.score_seeds to 2 or more"
+        return Check(name="improvement", passed=False, detail=detail)
+    gain = statistics.fmean(gains)
+    noise = STANDARD_ERRORS * statistics.stdev(gains) / len(gains) ** 0.5
+    wanted = max(min_improvement * abs(old), noise)
+    passed = gain > wanted
+    detail = (
+        f"{both}: better by {gain:.4g}, {'more' if passed else 'not more'} than the {wanted:.4g} asked for "
+        f"(the larger of {min_improvement:.2%} = {min_improvement * abs(old):.4g} and "
+        f"{STANDARD_ERRORS} standard errors = {noise:.4g} over {len(gains)} seeds)"
+    )
+    return Check(name="improvement", passed=passed, detail=detail)

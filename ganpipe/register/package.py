@@ -1,0 +1,123 @@
+"""A model that needs no ganpipe: weights, and the few modules that sampling needs, under a name no other package has.
+
+MLflow puts a model's code on sys.path, where any installed package of the same name wins; so the copy is called
+`ganpipe_<digest of its sources>`. Imports inside ganpipe are relative, so the copy works under that name as it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..spec import DataSpec, image_shape
+
+if TYPE_CHECKING:
+    from mlflow.models import Model, ModelSignature
+
+ROOT = Path(__file__).parent.parent
+ENTRY = "sample.py"
+SERVED = Path(__file__).parent / "pyfunc.py"
+EXAMPLE = {"seed": [0, 0, 1], "index": [0, 1, 0]}
+
+
+def closure(entry: Path = ROOT / ENTRY, root: Path = ROOT) -> list[Path]:
+    """Files of the package at `root` that importing `entry` can reach through relative imports, sorted.
+
+    Imports inside functions count too: they are what would fail late.
+    """
+    found: set[Path] = set()
+    waiting = [entry]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        waiting += [folder / "__init__.py" for folder in path.parents if folder.is_relative_to(root)]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                waiting += _imported_files(path, node)
+    return sorted(found)
+
+
+def _imported_files(path: Path, node: ast.ImportFrom) -> list[Path]:
+    """The files behind one relative import of `path`: the module itself, and those imported names that are modules."""
+    folder = path.parent
+    for _ in range(node.level - 1):
+        folder = folder.parent
+    base = folder.joinpath(*(node.module or "").split("."))
+    candidates = [base, *(base / alias.name for alias in node.names)]
+    return [file for name in candidates for file in (name.with_suffix(".py"), name / "__init__.py") if file.is_file()]
+
+
+def package_name(files: list[Path], root: Path = ROOT) -> str:
+    """`ganpipe_<12 hex digits of names and contents>`."""
+    digest = hashlib.sha256()
+    for path in files:
+        source = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(source)}\n".encode() + source)
+    return f"{root.name}_{digest.hexdigest()[:12]}"
+
+
+def copy_code(folder: Path) -> Path:
+    """Write the packed inference code under `folder`; returns the new package's folder."""
+    files = closure()
+    package = folder / package_name(files)
+    for path in files:
+        target = package / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    return package
+
+
+def requirements() -> list[str]:
+    """`name==version`, as installed here, of all that the packed code and the served model import."""
+    modules: set[str] = set()
+    for path in [*closure(), SERVED]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                modules.add(node.module.split(".")[0])
+    owners = importlib.metadata.packages_distributions()
+    names = {module if module in owners[module] else owners[module][0] for module in modules - sys.stdlib_module_names}
+    # A local version (+cpu, +cu128) names a build that package indexes do not carry.
+    return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)
+
+
+def signature(spec: DataSpec) -> ModelSignature:
+    """Columns `seed` and optional `index` in, uint8 (rows, height, width, channels) out."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    channels, height, width = image_shape(spec)
+    return ModelSignature(
+        inputs=Schema([ColSpec("long", "seed"), ColSpec("long", "index", required=False)]),
+        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
+    )
+
+
+def save(folder: Path, weights: Path, spec: DataSpec, model: Model, metadata: dict[str, Any]) -> None:
+    """Write the complete MLflow model of `weights` (a generator.safetensors) to `folder`, which must not exist yet."""
+    import mlflow.pyfunc
+    import pandas as pd
+
+    with tempfile.TemporaryDirectory() as temporary:
+        package = copy_code(Path(temporary))
+        mlflow.pyfunc.save_model(
+            folder,
+            python_model=SERVED,
+            code_paths=[str(package)],
+            artifacts={"generator": weights.as_uri()},
+            model_config={"package": package.name, "device": "cpu"},
+            pip_requirements=requirements(),
+            signature=signature(spec),
+            input_example=pd.DataFrame(EXAMPLE),
+            mlflow_model=model,
+            metadata=metadata,
+        )

@@ -1,0 +1,84 @@
+"""The served model. This file is stored with every version and runs there, where ganpipe need not be installed.
+
+It stands alone: the inference code that it samples with is a packed copy under a name of its own (see `package.py`).
+Rows are `seed` and optionally `index`; the answer is uint8 (rows, height, width, channels), row by row the very
+pictures that `ganpipe generate --seed` draws.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+MAX_ROWS = 10_000
+
+
+def _refuse(sentence: str) -> MlflowException:
+    return MlflowException(sentence, error_code=INVALID_PARAMETER_VALUE)
+
+
+def _whole_numbers(rows: pd.DataFrame, column: str) -> list[int]:
+    """The column as integers >= 0."""
+    values = rows[column]
+    if not pd.api.types.is_integer_dtype(values) or values.isna().any():
+        raise _refuse(f"column {column!r} holds whole numbers, one in each row; its type here is {values.dtype}")
+    if (values < 0).any():
+        raise _refuse(f"column {column!r} holds {values.min()}; the smallest {column} is 0")
+    return [int(value) for value in values]
+
+
+def rows_to_pictures(rows: pd.DataFrame) -> list[tuple[int, int]]:
+    """(seed, index) of each row. Without an `index` column, rows of the same seed are numbered 0, 1, 2, ...
+
+    Raises MlflowException(INVALID_PARAMETER_VALUE) with a sentence that says what is wrong.
+    """
+    if not isinstance(rows, pd.DataFrame) or "seed" not in rows.columns:
+        raise _refuse("the input is a table with a column 'seed' and, if wanted, a column 'index'")
+    if len(rows) > MAX_ROWS:
+        raise _refuse(f"{len(rows)} rows asked for, {MAX_ROWS} is the most in one call; ask in several, with 'index'")
+    seeds = _whole_numbers(rows, "seed")
+    if "index" in rows.columns:
+        return list(zip(seeds, _whole_numbers(rows, "index"), strict=True))
+    drawn: Counter[int] = Counter()
+    pictures = []
+    for seed in seeds:
+        pictures.append((seed, drawn[seed]))
+        drawn[seed] += 1
+    return pictures
+
+
+class GeneratorModel(PythonModel):
+    """Draws images from a generator; `model_config` names the packed code and the device ("cpu" unless overridden)."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self.sample: Any = importlib.import_module(f"{context.model_config['package']}.sample")
+        self.device = context.model_config.get("device", "cpu")
+        self.loaded = self.sample.load_generator(context.artifacts["generator"], self.device)
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> np.ndarray:
+        """uint8 (rows, height, width, channels) for a DataFrame of rows."""
+        pictures = rows_to_pictures(model_input)
+        channels, height, width = self.loaded.spec["image"].shape
+        images_NHWC = np.zeros((len(pictures), height, width, channels), np.uint8)
+        for seed in dict.fromkeys(seed for seed, _ in pictures):
+            wanted = [row for row, picture in enumerate(pictures) if picture[0] == seed]
+            indices = [pictures[row][1] for row in wanted]
+            start = 0
+            for part_NCHW in self.sample.draw(self.loaded.gan, self.loaded.module, seed, indices, self.device):
+                part_NHWC = self.sample.to_uint8(part_NCHW).permute(0, 2, 3, 1).cpu().numpy()
+                images_NHWC[wanted[start : start + len(part_NHWC)]] = part_NHWC
+                start += len(part_NHWC)
+        return images_NHWC
+
+
+set_model(GeneratorModel())
