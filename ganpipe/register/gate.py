@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ..config import RegisterConfig, Requirement
 from ..errors import InputError
+from ..evaluate.protocol import lower_is_better
 from ..refs import Check, ControlScores, SnapshotScores
 
 STANDARD_ERRORS = 3
@@ -55,16 +56,6 @@ def judge(
         return Verdict(False, "refused: " + "; ".join(check.detail for check in failed), metric, checks)
     why = checks[-1].detail if champion is not None else f"first champion: {checks[1].detail}"
     return Verdict(True, why, metric, checks)
-
-
-def lower_is_better(metric: str) -> bool:
-    """Direction of a metric, by its name up to the extractor: `kid` of `kid_domain`. Raises InputError."""
-    from ..evaluate.protocol import METRICS
-
-    base = metric.partition("_")[0]
-    if base not in METRICS:
-        raise InputError(f"register.metric: {metric!r} has no known direction; those known are {', '.join(METRICS)}")
-    return METRICS[base]
 
 
 def frechet_metric(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from ..config import RunConfig
 from ..errors import InputError, WorkFailed
+from ..evaluate.protocol import lower_is_better
 from ..refs import CheckpointRef, Decision, ModelRef, ScoreSheet
 from ..settings import Settings
 from ..storage import Conflict, Store, open_store
@@ -63,7 +64,8 @@ def best_comparable(product: str, store: Store, pointer: Pointer) -> ModelRef:
     """The candidate when none is named.
 
     Of the versions registered after the champion, save the one last taken out of production: the one with the best
-    report among those scored under the newest one's protocol. The newest version when none is left.
+    report among those scored under the newest one's protocol, the newer one of equals. The newest version when none is
+    left.
     """
     versions = audit.read_versions(store, product)
     ruled_out = {ref.version for ref in (pointer.champion, pointer.previous) if ref is not None}
@@ -73,14 +75,14 @@ def best_comparable(product: str, store: Store, pointer: Pointer) -> ModelRef:
         return versions[-1]
     reports = {ref.version: audit.read_report(store, ref) for ref in fresh}
     newest = reports[fresh[-1].version]
-    metric = newest.metric if newest.metric in newest.best.scores else gate.frechet_metric(newest.best.scores)
-    sign = 1 if gate.lower_is_better(metric) else -1
+    metric = newest.metric
+    sign = 1 if lower_is_better(metric) else -1
 
     def rank(ref: ModelRef) -> float:
         value = sign * reports[ref.version].best.scores.get(metric, float("nan"))
         return value if value == value else float("inf")
 
-    return min((ref for ref in fresh if reports[ref.version].protocol_hash == newest.protocol_hash), key=rank)
+    return min((ref for ref in reversed(fresh) if reports[ref.version].protocol_hash == newest.protocol_hash), key=rank)
 
 
 def _decide(

@@ -1,6 +1,6 @@
 """MLflow's side of a product: versions, their tags and scores, and the aliases that mirror the store's pointer.
 
-Everything goes through one `MlflowClient` with an explicit URI: no global tracking URI, no active run.
+Everything goes through a client with an explicit URI, save the one call that heeds the global one; no run is active.
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ def _refuse_when_lost(versions: list[ModelVersion], product: str, store: Store, 
 def _new_version(
     client: MlflowClient, config: RunConfig, report: EvalReport, store: Store, settings: Settings
 ) -> ModelRef:
+    import mlflow
     from mlflow.entities import LoggedModelOutput, Metric
     from mlflow.models import Model
 
@@ -166,9 +167,10 @@ def _new_version(
     finite = {name: value for name, value in best.scores.items() if math.isfinite(value)}
     of_model = {"model_id": logged.model_id, "run_id": run_id}
     client.log_batch(run_id, metrics=[Metric(name, value, now, step, **of_model) for name, value in finite.items()])
-    version = client.create_model_version(
-        product, logged.model_uri, run_id=run_id, tags=tags, description=describe(report), model_id=logged.model_id
-    )
+    # MLflow looks a models:/ source up under the global tracking URI, whatever a client's own is.
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    version = mlflow.register_model(logged.model_uri, product, tags=tags)
+    client.update_model_version(product, version.version, description=describe(report))
     ref = _ref(version, report)
     audit.write_version(store, ref, report)
     log.info("registered %s version %s: %s at %d images", product, ref.version, report.run_id, step)
