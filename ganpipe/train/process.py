@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..config import load_config
 from ..errors import GanpipeError, Interrupted
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset

@@ -1,0 +1,148 @@
+"""The command line: arguments in, one result or one message out, and the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from . import commands
+from .commands import Outcome, say
+from .errors import GanpipeError, InputError
+from .quiet import set_up_logging
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: what runs is stopped the way that Ctrl-C stops it."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is wrong input like any other: one message, or one JSON object."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = Parser(prog="ganpipe", description="Trains GANs every night and keeps the best one in production.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, function: Callable[..., Outcome], text: str) -> argparse.ArgumentParser:
+        added: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
+        added.set_defaults(function=function)
+        added.add_argument("--json", action="store_true", help="print one JSON object on stdout, all else on stderr")
+        return added
+
+    def of_config(added: argparse.ArgumentParser, needed: bool = True) -> None:
+        added.add_argument("config", metavar="CONFIG", nargs=None if needed else "?", help="YAML file")
+        added.add_argument("--set", metavar="SECTION.FIELD=VALUE", action="append", default=[], help="override a field")
+
+    added = command("run", commands.run, "the whole chain: prepare, train, evaluate, register, promote")
+    of_config(added)
+    added.add_argument("--seed", type=int, help="short for --set train.seed=SEED")
+    added.add_argument("--no-orchestrator", action="store_true", help="without Prefect")
+
+    of_config(command("prepare", commands.prepare, "make the data set"))
+
+    added = command("train", commands.train, "train a new run, or continue one from its newest checkpoint")
+    of_config(added, needed=False)
+    added.add_argument("--seed", type=int, help="short for --set train.seed=SEED")
+    which = added.add_mutually_exclusive_group()
+    which.add_argument("--run", metavar="RUN", type=_run_id, help="the run's id: created when new, continued otherwise")
+    which.add_argument("--resume", metavar="RUN", help="continue this run, with its own configuration")
+
+    for name, function, text in (
+        ("evaluate", commands.evaluate, "score the snapshots of a run"),
+        ("register", commands.register, "make a run's best snapshot a version of its product"),
+    ):
+        added = command(name, function, text)
+        of_config(added, needed=False)
+        added.add_argument("--run", metavar="RUN", required=True, help="the run's id; CONFIG is its own unless given")
+
+    added = command("promote", commands.promote, "ask the gate whether a version becomes champion")
+    added.add_argument("model", metavar="MODEL", help="the product")
+    added.add_argument("--version", help="the candidate; otherwise the best comparable version")
+    added.add_argument("--adopt", action="store_true", help="take what was given the alias champion by hand in MLflow")
+    command("rollback", commands.rollback, "make the previous champion champion again").add_argument(
+        "model", metavar="MODEL"
+    )
+    added = command("lineage", commands.lineage, "where a version comes from, and what was decided about it")
+    added.add_argument("model", metavar="MODEL", help="the product")
+    added.add_argument("--version", help="otherwise the champion")
+
+    added = command("generate", commands.generate, "draw samples")
+    added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, a run's id, or a .safetensors file")
+    added.add_argument("--n", type=_positive, default=64, help="how many")
+    added.add_argument("--seed", type=int, default=0)
+    added.add_argument("--out", metavar="PATH", required=True, help="x.png: one grid; otherwise a folder of PNGs")
+
+    command("runs", commands.runs, "list the runs of the store")
+    command("ui", commands.ui, "serve MLflow's pages on this machine").add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1 is wanted")
+    return number
+
+
+def _run_id(text: str) -> str:
+    if not text or not all(part.isalnum() for part in text.replace("_", "-").replace(".", "-").split("-")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no run id: use letters, digits and dashes")
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry out one command. Returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in argv
+    args = argparse.Namespace()
+    try:
+        args = build_parser().parse_args(argv)
+        set_up_logging()
+        signal.signal(signal.SIGTERM, _terminate)
+        from .settings import Settings
+
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = args.function(args, Settings.from_environment())
+    except GanpipeError as error:
+        return _failed(str(error), error.exit_code, as_json)
+    except KeyboardInterrupt:
+        return _failed(f"interrupted; {_how_to_go_on(args)}", 130, as_json)
+    except Terminated:
+        return _failed(f"terminated; {_how_to_go_on(args)}", 143, as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(f"{type(error).__name__}: {error}", 1, as_json)
+    if as_json:
+        result = outcome.result
+        say(json.dumps(result) if isinstance(result, dict) else result.model_dump_json())
+    else:
+        say(outcome.text)
+    return outcome.exit_code
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise Terminated
+
+
+def _how_to_go_on(args: argparse.Namespace) -> str:
+    run_id = getattr(args, "run_id", None)
+    if run_id or args.command in ("run", "train"):
+        return f"`ganpipe train --resume {run_id or 'RUN'}` continues a run from its newest checkpoint, `ganpipe runs` lists them"
+    return "nothing half-done is kept; run the command again"
+
+
+def _failed(message: str, exit_code: int, as_json: bool) -> int:
+    sys.stderr.write(f"ganpipe: error: {message}\n")
+    if as_json:
+        say(json.dumps({"error": message, "exit_code": exit_code}))
+    return exit_code

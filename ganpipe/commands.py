@@ -1,0 +1,258 @@
+"""The commands, each a function from its arguments to an Outcome. What is heavy is imported inside of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import GateRefused, InputError
+from .quiet import quiet_orchestrator
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from .config import RunConfig
+    from .refs import Decision, EvalReport
+    from .runs import RunRecord
+    from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command has to say."""
+
+    result: BaseModel | dict[str, Any]
+    """For `--json`."""
+    text: str
+    """For people."""
+    exit_code: int = 0
+
+
+def say(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+# --- stages ------------------------------------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .night import Night, night, summary
+
+    if args.no_orchestrator:
+        result = night(_config(args), settings, started=datetime.now(UTC), where="ganpipe run --no-orchestrator")
+    else:
+        _config(args)  # a wrong configuration is told before a server is started for it
+        quiet_orchestrator(settings)
+        from flows.nightly import nightly
+
+        result = Night.model_validate(nightly(args.config, overrides=args.set, seed=args.seed))
+    return Outcome(result, "\n" + summary(result, settings), _exit_code(result.decision))
+
+
+def prepare(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import prepare
+
+    ref = prepare.run(_config(args), settings)
+    rows = ", ".join(f"{count} {split}" for split, count in ref.rows.items())
+    return Outcome(ref, f"data set {ref.digest}: {rows}")
+
+
+def train(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import prepare, train
+    from .night import new_record
+    from .runs import with_seed
+
+    if args.resume:
+        record, config = _begun(args, settings, args.resume)
+    else:
+        if not args.config:
+            raise InputError("name the configuration to train, or a run to continue with --resume RUN")
+        config = _config(args)
+        started = _created(args.run, settings) or datetime.now(UTC)
+        dataset = prepare.run(config, settings)
+        config = with_seed(config, started)
+        record = new_record(config, dataset, settings, started, run_id=args.run)
+    args.run_id = record.run_id
+    log.info("training run %s", record.run_id)
+    ref = train.run(config, record, settings)
+    return Outcome(ref, f"run {ref.run_id}: {ref.images_seen / 1000:g} kimg, {ref.prefix}")
+
+
+def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import evaluate
+    from .night import CONTROLS, aligned, compared, mirror_scores
+
+    _, config = _begun(args, settings, args.run)
+    report = evaluate.run(config, args.run, settings)
+    mirror_scores(report, settings)
+    columns = {"best": report.best.scores}
+    columns |= {CONTROLS.get(control.name, control.name): control.scores for control in report.controls}
+    best = f"best snapshot: {report.best.checkpoint.prefix}"
+    picture = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.png"
+    return Outcome(report, "\n".join([best, "", *aligned(compared(report.metric, columns)), "", f"report: {picture}"]))
+
+
+def register(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import register
+
+    _, config = _begun(args, settings, args.run)
+    ref = register.run(config, _report(args.run, settings), settings)
+    return Outcome(ref, f"{ref.product} version {ref.version}: {ref.checkpoint.prefix}")
+
+
+def _config(args: argparse.Namespace, base: RunConfig | None = None) -> RunConfig:
+    from .config import load_config
+
+    seed = getattr(args, "seed", None)
+    overrides = [*args.set, *([] if seed is None else [f"train.seed={seed}"])]
+    return load_config(base if args.config is None and base is not None else args.config, overrides)
+
+
+def _begun(args: argparse.Namespace, settings: Settings, run_id: str) -> tuple[RunRecord, RunConfig]:
+    """A run that exists, and its configuration: its own, or the one given, which must not differ in what trains."""
+    from .runs import begin_run, open_run, with_seed
+    from .storage import open_store
+
+    store = open_store(settings.store)
+    record, own = open_run(store, run_id)
+    config = with_seed(_config(args, own), record.created)
+    begin_run(store, record, config)
+    return record, config
+
+
+def _created(run_id: str | None, settings: Settings) -> datetime | None:
+    """When the run began, if there is such a run: its `seed: auto` hangs on that."""
+    from .runs import open_run, run_ids
+    from .storage import open_store
+
+    store = open_store(settings.store)
+    return open_run(store, run_id)[0].created if run_id in run_ids(store) and run_id else None
+
+
+def _report(run_id: str, settings: Settings) -> EvalReport:
+    """Of the run's evaluations, the one that saw most of it."""
+    from .refs import EvalReport
+    from .storage import open_store
+
+    store = open_store(settings.store)
+    keys = [item.key for item in store.list(f"runs/{run_id}/reports") if item.key.endswith(".json")]
+    reports = [EvalReport.model_validate_json(store.read_bytes(key)) for key in keys]
+    if not reports:
+        raise InputError(f"run {run_id} has no evaluation yet; `ganpipe evaluate --run {run_id}` makes one")
+    return max(reports, key=lambda report: report.snapshots[-1].checkpoint.images_seen)
+
+
+# --- models ------------------------------------------------------------------------------------------------------
+
+
+def promote(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import register
+
+    decision = register.promote(args.model, settings, version=args.version, adopt=args.adopt, where="ganpipe promote")
+    checks = [f"  {'passed' if check.passed else 'failed'}  {check.name}: {check.detail}" for check in decision.checks]
+    verdict = "promoted" if decision.promoted else "not promoted"
+    name = f"{decision.product} version {decision.candidate.version}"
+    return Outcome(decision, "\n".join([f"{name} {verdict}: {decision.reason}", *checks]), _exit_code(decision))
+
+
+def rollback(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import register
+
+    ref = register.rollback(args.model, settings, where="ganpipe rollback")
+    return Outcome(ref, f"{ref.product}: version {ref.version} is champion again")
+
+
+def lineage(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import register
+
+    data = register.lineage(args.model, settings, version=args.version)
+    return Outcome(data, register.lineage_markdown(data))
+
+
+def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import register, sample
+
+    weights = register.resolve(args.model, settings)
+    generator = sample.load_generator(weights)
+    images = sample.draw_images(generator.gan, generator.module, args.seed, args.n).numpy()
+    path = Path(args.out).expanduser()
+    try:
+        if path.suffix.lower() == ".png":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(sample.grid_png(images))
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            for index in range(args.n):
+                picture = sample.grid_png(images[index : index + 1], scale_to=1)
+                (path / f"seed{args.seed}-{index:06d}.png").write_bytes(picture)
+    except OSError as error:
+        raise InputError(f"--out {args.out}: {error}") from error
+    result = {"path": str(path.resolve()), "n": args.n, "seed": args.seed, "weights": str(weights)}
+    return Outcome(result, f"{args.n} samples: {path}")
+
+
+def _exit_code(decision: Decision) -> int:
+    return 0 if decision.promoted else GateRefused.exit_code
+
+
+# --- looking around ----------------------------------------------------------------------------------------------
+
+
+def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .storage import open_store
+
+    store = open_store(settings.store)
+    found: dict[str, dict[str, Any]] = {}
+    for item in store.list("runs"):
+        _, run_id, *rest = item.key.split("/")
+        entry = found.setdefault(run_id, {"run_id": run_id, "state": "begun", "kimg": None, "evaluated": False})
+        if rest == ["run.json"]:
+            entry["created"] = json.loads(store.read_bytes(item.key))["created"]
+        elif rest == ["state.json"]:
+            entry["state"] = json.loads(store.read_bytes(item.key))["state"]
+        elif rest[0] == "checkpoints" and rest[-1] == "manifest.json":
+            entry["kimg"] = float(rest[1].removeprefix("kimg-"))
+        elif rest[0] == "reports":
+            entry["evaluated"] = True
+    listed = sorted((entry for entry in found.values() if "created" in entry), key=lambda entry: entry["created"])
+    lines = [
+        f"{entry['run_id']}  {entry['state']}"
+        + ("" if entry["kimg"] is None else f", {entry['kimg']:g} kimg")
+        + (", evaluated" if entry["evaluated"] else "")
+        for entry in listed
+    ]
+    return Outcome({"runs": listed}, "\n".join(lines) or f"no runs in {store.uri}")
+
+
+def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
+    import socket
+
+    if not settings.tracking_on:
+        raise InputError("GANPIPE_TRACKING_URI is off: there is nothing to look at")
+    if settings.tracking_uri.startswith("http"):
+        return Outcome({"url": settings.tracking_uri}, settings.tracking_uri)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", args.port))
+        except OSError as error:
+            raise InputError(f"--port {args.port}: {error.strerror}; give another one") from error
+    settings.home.mkdir(parents=True, exist_ok=True)
+    url = f"http://127.0.0.1:{args.port}"
+    say(json.dumps({"url": url}) if args.json else f"MLflow at {url}; Ctrl-C ends it")
+    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
+    os.dup2(2, 1)  # what the server prints is no result
+    places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]
+    server = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port), "--workers", "1", *places]
+    os.execv(sys.executable, [sys.executable, *server])

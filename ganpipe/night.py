@@ -1,0 +1,252 @@
+"""A night: prepare -> train -> evaluate -> register -> promote, in the one place that knows this order.
+
+`night` calls every stage through `call`. By default that is a plain function call; flows/nightly.py hands in one that
+makes each stage a task of Prefect's.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from .config import RunConfig, config_digest
+from .errors import InputError, WorkFailed
+from .refs import CheckpointRef, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
+from .runs import RunRecord, checkpoints, new_run_id, with_seed
+from .settings import Settings
+from .storage import Store, open_store
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Call = Callable[..., Any]
+"""(stage's name, function, *arguments) -> what the function returns."""
+
+CONTROLS = {"real": "real (floor)", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
+
+
+class Night(Ref):
+    """What a night made."""
+
+    run_id: str
+    dataset: DatasetRef
+    checkpoint: CheckpointRef
+    """The last one of the training."""
+    report: EvalReport
+    model: ModelRef
+    decision: Decision
+    grid: str
+    """URI of the best snapshot's sample grid."""
+    report_picture: str
+    """URI of the evaluation's picture."""
+
+
+def direct(_name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """Call the stage, and nothing else."""
+    return stage(*arguments, **options)
+
+
+def night(
+    config: RunConfig,
+    settings: Settings,
+    *,
+    started: datetime,
+    call: Call = direct,
+    flow_run_id: str | None = None,
+    where: str = "ganpipe run",
+) -> Night:
+    """The whole chain, for a new run. Calling it again with the same `started` continues that run.
+
+    Raises what the stages raise; a gate that says no is a result, not an error.
+    """
+    from . import evaluate, prepare, register, train
+
+    if not settings.tracking_on:
+        raise InputError(
+            "a night ends in MLflow's model registry, but GANPIPE_TRACKING_URI is off; unset it, or run "
+            "`ganpipe prepare`, `ganpipe train` and `ganpipe evaluate` one by one"
+        )
+    product = config.registration.model
+
+    _headline(1, "prepare", f"{config.prepare.source.name} at {config.prepare.resolution} px")
+    dataset: DatasetRef = call("prepare", prepare.run, config, settings)
+    log.info("data set %s: %s", dataset.digest[:12], ", ".join(f"{n} {split}" for split, n in dataset.rows.items()))
+
+    config = with_seed(config, started)
+    record = new_record(config, dataset, settings, started, flow_run_id=flow_run_id)
+    _headline(2, "train", f"run {record.run_id}, {config.gan.name}, seed {config.train.seed}")
+    checkpoint: CheckpointRef = call("train", train.run, config, record, settings)
+
+    _headline(3, "evaluate", f"snapshots up to {checkpoint.images_seen / 1000:g} kimg, by {config.evaluate.extractor}")
+    report: EvalReport = call("evaluate", evaluate.run, config, record.run_id, settings)
+    mirror_scores(report, settings)
+
+    _headline(4, "register", f"the best snapshot ({_kimg(report.best)}) as {product}")
+    model: ModelRef = call("register", register.run, config, report, settings)
+
+    _headline(5, "promote", f"{product} version {model.version} asks the gate")
+    decision: Decision = call("promote", register.promote, product, settings, version=model.version, where=where)
+    store_uri, run = settings.store, f"runs/{record.run_id}"
+    return Night(
+        run_id=record.run_id,
+        dataset=dataset,
+        checkpoint=checkpoint,
+        report=report,
+        model=model,
+        decision=decision,
+        grid=f"{store_uri}/{run}/samples/{report.best.checkpoint.prefix.rpartition('/')[2]}.png",
+        report_picture=f"{store_uri}/{run}/reports/{report.protocol_hash}.png",
+    )
+
+
+def _headline(number: int, stage: str, what: str) -> None:
+    log.info("[%d/5] %s: %s", number, stage, what)
+
+
+def new_record(
+    config: RunConfig,
+    dataset: DatasetRef,
+    settings: Settings,
+    started: datetime,
+    *,
+    run_id: str | None = None,
+    flow_run_id: str | None = None,
+) -> RunRecord:
+    """The record of a run that begins now; its id says what it is, unless one is given."""
+    return RunRecord(
+        run_id=run_id or new_run_id(config, dataset, started),
+        dataset=dataset,
+        created=started.astimezone(UTC).replace(microsecond=0),
+        config_digest=config_digest(config),
+        start_checkpoint=_start_checkpoint(config, open_store(settings.store)),
+        git=git_state(),
+        flow_run_id=flow_run_id,
+    )
+
+
+def _start_checkpoint(config: RunConfig, store: Store) -> CheckpointRef | None:
+    """Where `train.start_from` takes its weights. Raises InputError when there is no such run."""
+    start = config.train.start_from
+    if start == "scratch":
+        return None
+    if start == "champion":
+        from .register.audit import read_pointer
+
+        champion = read_pointer(store, config.registration.model)[0].champion
+        if champion is None:
+            log.info("train.start_from: %s has no champion yet, starting from scratch", config.registration.model)
+        return champion.checkpoint if champion else None
+    found = checkpoints(store, start)
+    if not found:
+        raise InputError(f"train.start_from: {start!r} is neither scratch, champion, nor a run with a checkpoint")
+    return found[-1]
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the working directory, and whether there are changes besides; empty where there is no repository."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def mirror_scores(report: EvalReport, settings: Settings) -> None:
+    """Send the scores to MLflow, if it takes them: the report in the store is what counts."""
+    from . import tracking
+
+    try:
+        tracking.log_scores(open_store(settings.store), report, settings)
+    except WorkFailed as error:
+        log.warning("%s", error)
+
+
+# --- for people --------------------------------------------------------------------------------------------------
+
+
+def score_rows(night: Night) -> list[list[str]]:
+    """metric | model | controls | champion, the gate's metric first."""
+    model = night.decision.candidate_scores or night.report.best
+    champion = night.decision.champion_scores
+    others = {CONTROLS.get(control.name, control.name): control.scores for control in night.report.controls}
+    return compared(
+        night.decision.metric, {"model": model.scores, **others, "champion": champion.scores if champion else {}}
+    )
+
+
+def compared(first: str, columns: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    """Rows of a table of scores: one per metric, `first` first, one column per name."""
+    metrics = sorted(next(iter(columns.values())), key=lambda name: (name != first, name))
+    rows = [["metric", *columns]]
+    for metric in metrics:
+        rows.append([metric, *(f"{scores[metric]:.4g}" if metric in scores else "-" for scores in columns.values())])
+    return rows
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines of text: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
+        for name, *cells in rows
+    ]
+
+
+def summary(night: Night, settings: Settings) -> str:
+    """The end of a night, in plain text."""
+    remote = settings.tracking_uri.startswith("http")
+    lines = [
+        f"run      {night.run_id}",
+        f"trained  {night.checkpoint.images_seen / 1000:g} kimg, best snapshot {_kimg(night.report.best)}",
+        f"model    {night.model.product} version {night.model.version}",
+        "",
+        *aligned(score_rows(night)),
+        "",
+        f"{_verdict(night)}: {night.decision.reason}",
+        "",
+        f"samples  {night.grid.removeprefix('file://')}",
+        f"report   {night.report_picture.removeprefix('file://')}",
+        f"look     {settings.tracking_uri if remote else 'ganpipe ui'}",
+    ]
+    return "\n".join(lines)
+
+
+def _verdict(night: Night) -> str:
+    return "promoted" if night.decision.promoted else "not promoted"
+
+
+def markdown(night: Night, picture: str | None = None) -> str:
+    """The end of a night as a page; `picture` is the address of its sample grid."""
+    head, *rows = score_rows(night)
+    checks = [(check, "passed" if check.passed else "**failed**") for check in night.decision.checks]
+    lines = [
+        f"# {night.model.product} version {night.model.version}: {_verdict(night)}",
+        "",
+        night.decision.reason,
+        "",
+        *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
+        "",
+        f"| {' | '.join(head)} |",
+        f"| {' | '.join(['---'] * len(head))} |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
+        f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",
+        "",
+        f"- samples: `{night.grid}`",
+        f"- report: `{night.report_picture}`",
+    ]
+    if picture:
+        lines += ["", f"![samples]({picture})"]
+    return "\n".join(lines) + "\n"
+
+
+def _kimg(snapshot: SnapshotScores) -> str:
+    return f"{snapshot.checkpoint.images_seen / 1000:g} kimg"

@@ -1,0 +1,53 @@
+"""What libraries may put on the screen, and how our own words look. Called by the command line only."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+def set_up_logging() -> None:
+    """ganpipe's own words to stderr; libraries only speak of what went wrong."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Short())
+    for name in ("ganpipe", "flows"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.handlers = [handler]
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    if not sys.warnoptions:
+        ours = "ignore::DeprecationWarning,ignore::FutureWarning"
+        os.environ.setdefault("PYTHONWARNINGS", ours)
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+
+
+class _Short(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def quiet_orchestrator(settings: Settings) -> None:
+    """Environment of a Prefect that tells nobody, writes under our own folder, and leaves the screen to us.
+
+    Must come before Prefect is imported. What the user has set is kept; with PREFECT_API_URL that server is used.
+    """
+    for name, value in {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "ganpipe",
+    }.items():
+        os.environ.setdefault(name, value)
