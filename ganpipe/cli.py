@@ -137,7 +137,7 @@ def _terminate(_number: int, _frame: object) -> None:
 def _how_to_go_on(args: argparse.Namespace) -> str:
     run_id = getattr(args, "run_id", None)
     if run_id or args.command in ("run", "train"):
-        return f"`ganpipe train --resume {run_id or 'RUN'}` continues a run from its newest checkpoint, `ganpipe runs` lists them"
+        return f"`ganpipe train --resume {run_id or 'RUN'}` continues a run, `ganpipe runs` lists them"
     return "nothing half-done is kept; run the command again"
 
 

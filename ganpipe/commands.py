@@ -255,4 +255,4 @@ def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
     os.dup2(2, 1)  # what the server prints is no result
     places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]
     server = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port), "--workers", "1", *places]
-    os.execv(sys.executable, [sys.executable, *server])
+    return os.execv(sys.executable, [sys.executable, *server])
