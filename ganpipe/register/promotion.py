@@ -36,8 +36,9 @@ def promote(
     """Ask the gate whether a version becomes champion, and make it so.
 
     Without `version` the candidate is `best_comparable`. It and the champion are scored afresh by `score` (default
-    `evaluate.score`) on common seeds, under the candidate's configuration. `adopt` takes the version that somebody gave
-    the alias `champion` by hand in MLflow instead, without asking the gate. Every answer leaves an audit record.
+    `evaluate.score`) on common seeds, two at least, under the candidate's configuration. `adopt` takes the version that
+    somebody gave the alias `champion` by hand in MLflow instead, without asking the gate. Every answer leaves an audit
+    record.
 
     Raises InputError for an unknown product or version, WorkFailed when other decisions keep overtaking this one.
     """

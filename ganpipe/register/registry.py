@@ -221,8 +221,11 @@ def aliases(product: str, settings: Settings) -> dict[str, str] | None:
         return None
     from mlflow.exceptions import MlflowException
 
+    from ..tracking import _short_timeouts
+
     try:
-        found = client_of(settings).get_registered_model(product).aliases
+        with _short_timeouts():
+            found = client_of(settings).get_registered_model(product).aliases
     except (MlflowException, OSError) as error:
         log.warning("MLflow at %s cannot tell the aliases of %s: %s", settings.tracking_uri, product, error)
         return None
@@ -238,17 +241,11 @@ def mirror(product: str, store: Store, settings: Settings) -> None:
         return
     from mlflow.exceptions import MlflowException
 
+    from ..tracking import _short_timeouts
+
     try:
-        client = client_of(settings)
-        data: bytes | None = b""
-        while data != (pointer := audit.read_pointer(store, product))[1]:  # it may be moved meanwhile
-            data = pointer[1]
-            there = client.get_registered_model(product).aliases
-            for alias, ref in ((CHAMPION, pointer[0].champion), (PREVIOUS, pointer[0].previous)):
-                if ref is None and alias in there:
-                    client.delete_registered_model_alias(product, alias)
-                elif ref is not None and str(there.get(alias)) != ref.version:
-                    client.set_registered_model_alias(product, alias, ref.version)
+        with _short_timeouts():
+            _mirror(product, store, client_of(settings))
     except (MlflowException, OSError) as error:
         log.warning(
             "the aliases of %s in MLflow at %s are behind the store; the next command tries again: %s",
@@ -256,3 +253,17 @@ def mirror(product: str, store: Store, settings: Settings) -> None:
             settings.tracking_uri,
             error,
         )
+
+
+def _mirror(product: str, store: Store, client: MlflowClient) -> None:
+    mirrored: bytes | None = b""
+    pointer, data = audit.read_pointer(store, product)
+    while mirrored != data:  # it may be moved meanwhile
+        there = client.get_registered_model(product).aliases
+        for alias, ref in ((CHAMPION, pointer.champion), (PREVIOUS, pointer.previous)):
+            if ref is None and alias in there:
+                client.delete_registered_model_alias(product, alias)
+            elif ref is not None and str(there.get(alias)) != ref.version:
+                client.set_registered_model_alias(product, alias, ref.version)
+        mirrored = data
+        pointer, data = audit.read_pointer(store, product)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import multiprocessing
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -242,7 +243,21 @@ def test_an_unreadable_pointer_stops_every_command(factory: Factory) -> None:
             call(factory.product, factory.settings)
 
 
-def test_without_mlflow_production_still_moves(
+def test_with_mlflow_away_production_still_moves(
+    factory: Factory, scores: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = factory.version()
+    away = factory.settings.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
+    begun = time.monotonic()
+    assert register.promote(factory.product, away, score=scores({ref.checkpoint.run_id: [5.0] * 5})).promoted
+    assert time.monotonic() - begun < 60
+    assert champion(factory) == ref and "the next command tries again" in caplog.text
+    assert "champion" not in aliases(factory)
+    register.lineage(factory.product, factory.settings)
+    assert aliases(factory)["champion"] == ref.version
+
+
+def test_with_mlflow_lost_production_still_moves(
     factory: Factory, scores: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     ref = factory.version()
