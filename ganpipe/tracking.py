@@ -76,7 +76,7 @@ class Mirror:
     def _follow(self) -> None:
         sink, pause, ended = None, 0.0, False
         path = self.settings.home / "work" / self.run_id / "metrics.jsonl"
-        with _short_timeouts():
+        with short_timeouts():
             while not ended:
                 ended, pause = self._ended.wait(pause), self.poll_seconds
                 try:
@@ -108,7 +108,7 @@ def mirror_run(store: Store, run_id: str, settings: Settings) -> str:
 
     Raises InputError when tracking is off or there is no such run, WorkFailed when MLflow is away.
     """
-    with _short_timeouts(), _explained(settings):
+    with short_timeouts(), _explained(settings):
         return _up_to_date(store, run_id, settings).id
 
 
@@ -119,12 +119,12 @@ def log_scores(store: Store, report: EvalReport, settings: Settings) -> None:
     """
     if not settings.tracking_on:
         return
-    with _short_timeouts(), _explained(settings):
+    with short_timeouts(), _explained(settings):
         _up_to_date(store, report.run_id, settings).send_scores(report)
 
 
 @contextmanager
-def _short_timeouts() -> Iterator[None]:
+def short_timeouts() -> Iterator[None]:
     """MLflow's own limits make a call to a dead server last minutes. What the user has set is kept."""
     ours = {name: value for name, value in SHORT.items() if name not in os.environ}
     os.environ.update(ours)

@@ -221,10 +221,10 @@ def aliases(product: str, settings: Settings) -> dict[str, str] | None:
         return None
     from mlflow.exceptions import MlflowException
 
-    from ..tracking import _short_timeouts
+    from ..tracking import short_timeouts
 
     try:
-        with _short_timeouts():
+        with short_timeouts():
             found = client_of(settings).get_registered_model(product).aliases
     except (MlflowException, OSError) as error:
         log.warning("MLflow at %s cannot tell the aliases of %s: %s", settings.tracking_uri, product, error)
@@ -241,10 +241,10 @@ def mirror(product: str, store: Store, settings: Settings) -> None:
         return
     from mlflow.exceptions import MlflowException
 
-    from ..tracking import _short_timeouts
+    from ..tracking import short_timeouts
 
     try:
-        with _short_timeouts():
+        with short_timeouts():
             _mirror(product, store, client_of(settings))
     except (MlflowException, OSError) as error:
         log.warning(
