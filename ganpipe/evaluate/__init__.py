@@ -54,7 +54,9 @@ def run(config: RunConfig, run_id: str, settings: Settings) -> EvalReport:
     no snapshot can be scored, Interrupted when it was stopped.
     """
     gate_metric(config)
-    return EvalReport.model_validate(run_child(MODULE, RunRequest(config=config_to_json(config), run_id=run_id), settings))
+    return EvalReport.model_validate(
+        run_child(MODULE, RunRequest(config=config_to_json(config), run_id=run_id), settings)
+    )
 
 
 def score(

@@ -82,7 +82,11 @@ class PcaGaussian:
 
 
 def reference_and_controls(
-    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, store: Store, device: torch.device | str = "cpu"
+    dataset: Dataset,
+    protocol: Protocol,
+    extractor: FeatureExtractorBase,
+    store: Store,
+    device: torch.device | str = "cpu",
 ) -> tuple[Reference, list[ControlScores]]:
     """The real side and the controls' scores under a protocol: from the store, or measured now and put there.
 

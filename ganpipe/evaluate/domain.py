@@ -138,10 +138,19 @@ def train(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
         _fit(network, images, labels)
         accuracy = _test_accuracy(network, dataset, task, classes)
     facts = {"task": task, "classes": len(classes), "images": len(images), "test_accuracy": accuracy}
-    log.info("trained the domain extractor on %(images)d images, %(classes)d classes of %(task)s; "
-             "accuracy on held-out images: %(test_accuracy).3f", facts)
+    log.info(
+        "trained the domain extractor on %(images)d images, %(classes)d classes of %(task)s; "
+        "accuracy on held-out images: %(test_accuracy).3f",
+        facts,
+    )
     # One key: the order of several is not fixed in the file, and the file is known by its hash.
-    metadata = {"format": FORMAT, "kind": "domain-extractor", "channels": channels, "side": side, "classes": len(classes)}
+    metadata = {
+        "format": FORMAT,
+        "kind": "domain-extractor",
+        "channels": channels,
+        "side": side,
+        "classes": len(classes),
+    }
     return save(network.state_dict(), {"ganpipe": json.dumps(metadata)}), facts
 
 
@@ -179,7 +188,11 @@ def _shifted(images_NCHW: Tensor, draws: torch.Generator) -> Tensor:
     padded = F.pad(images_NCHW, (reach,) * 4, mode="replicate")
     corner = torch.randint(2 * reach + 1, (2, n, 1), generator=draws)
     rows, columns = corner + torch.arange(side)
-    return padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return (
+        padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
 
 
 def _rotated(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +216,9 @@ def _labels(dataset: Dataset) -> tuple[Tensor | None, np.ndarray]:
     labels = np.asarray(dataset.column("label", "extractor")[:MAX_IMAGES])
     classes, numbers = np.unique(labels, return_inverse=True)
     if not 2 <= len(classes) <= min(MAX_CLASSES, len(labels) // IMAGES_PER_CLASS):
-        log.warning("%d classes in %d labelled images: the domain extractor learns rotations instead", len(classes), len(labels))
+        log.warning(
+            "%d classes in %d labelled images: the domain extractor learns rotations instead", len(classes), len(labels)
+        )
         return None, turns
     return torch.from_numpy(numbers.astype(np.int64)), classes
 
@@ -220,5 +235,7 @@ def _test_accuracy(network: DomainNetwork, dataset: Dataset, task: str, classes:
         images, labels = images[torch.from_numpy(known)], torch.from_numpy(np.searchsorted(classes, given[known]))
     if not len(images):
         return None
-    right = [network(part)[1].argmax(1) == truth for part, truth in zip(images.split(256), labels.split(256), strict=True)]
+    right = [
+        network(part)[1].argmax(1) == truth for part, truth in zip(images.split(256), labels.split(256), strict=True)
+    ]
     return torch.cat(right).float().mean().item()

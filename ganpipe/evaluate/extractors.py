@@ -121,7 +121,9 @@ def build_extractor(weights: Weights, device: torch.device | str = "cpu") -> Fea
     try:
         built = extractor(registered_name(weights.extractor), layers, feature_extractor_weights_path=weights.path)
     except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"{weights.path} does not hold weights of the {weights.extractor} extractor: {error}") from error
+        raise InputError(
+            f"{weights.path} does not hold weights of the {weights.extractor} extractor: {error}"
+        ) from error
     return built.to(device)
 
 
@@ -150,7 +152,9 @@ def find_inception(store: Store, settings: Settings) -> Weights:
             if sha256.startswith(INCEPTION_SHA256):
                 _mirror(store, path, sha256)
             else:
-                log.warning("%s are not the official Inception weights: no published FID compares with these scores", path)
+                log.warning(
+                    "%s are not the official Inception weights: no published FID compares with these scores", path
+                )
             return Weights("inception", path, sha256)
     if store.exists(f"{INCEPTION_PREFIX}/{MANIFEST}"):
         stored = store.fetch(INCEPTION_PREFIX, [INCEPTION_STORED])[INCEPTION_STORED]

@@ -69,7 +69,9 @@ def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) 
     rows = {split: len(dataset.column("image", split)) for split in ("train", "test")}
     for split, count in rows.items():
         if count < 2:
-            raise InputError(f"the {split} split of data set {dataset.digest[:12]} has {count} images; scores need more data")
+            raise InputError(
+                f"the {split} split of data set {dataset.digest[:12]} has {count} images; scores need more data"
+            )
     n_reference = min(rows["train"], MAX_REFERENCE)
     n_generated = config.num_samples or rows["test"]
     smallest = min(n_reference, n_generated, rows["test"])
@@ -135,13 +137,21 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> di
         fid_features_to_statistics(features), {"mu": reference.mu, "sigma": reference.sigma}, verbose=False
     )
     kernel = kid_features_to_metric(
-        features, real, kid_subsets=protocol.kid_subsets, kid_subset_size=protocol.kid_subset_size,
-        rng_seed=protocol.rng_seed, verbose=False,
+        features,
+        real,
+        kid_subsets=protocol.kid_subsets,
+        kid_subset_size=protocol.kid_subset_size,
+        rng_seed=protocol.rng_seed,
+        verbose=False,
     )
     inception = isc_features_to_metric(generated.logits_NK, protocol.isc_splits, rng_seed=protocol.rng_seed)
     manifold = prc_features_to_metric(
-        features, real, prc_neighborhood=protocol.prc_neighborhood, prc_batch_size=PRC_BATCH,
-        save_cpu_ram=max(len(features), len(real)) > PRC_BATCH, verbose=False,
+        features,
+        real,
+        prc_neighborhood=protocol.prc_neighborhood,
+        prc_batch_size=PRC_BATCH,
+        save_cpu_ram=max(len(features), len(real)) > PRC_BATCH,
+        verbose=False,
     )
     scores = {
         "fid": frechet[KEY_METRIC_FID],

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..config import EvaluateConfig, RunConfig, load_config
 from ..errors import InputError, Interrupted, WorkFailed
-from ..launch import child_main
+from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
 from ..refs import CheckpointRef, ControlScores, EvalReport, ScoreSheet, SnapshotScores
 from ..runs import checkpoints, open_run
@@ -27,25 +27,17 @@ from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
 from .extractors import build_extractor, find_weights
 from .fidelity import Reference, chunks, extract, mean_scores, measure, no_scores, require_enough, todays_protocol
-from .protocol import Protocol as ScoreProtocol
-from .protocol import gate_metric, lower_is_better, seeds
+from .protocol import Protocol, gate_metric, lower_is_better, seeds
 from .report import write_report
 
 log = logging.getLogger(__name__)
-
-
-class Stop(Protocol):
-    """Whether somebody asked for an end; see `launch.StopSignal`."""
-
-    @property
-    def requested(self) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Scorer:
     """Scores checkpoints under one protocol."""
 
-    protocol: ScoreProtocol
+    protocol: Protocol
     extractor: FeatureExtractorBase
     reference: Reference
     controls: list[ControlScores]
@@ -53,11 +45,11 @@ class Scorer:
     """(C, H, W) of the data set's images."""
     store: Store
     device: torch.device
-    stop: Stop | None
+    stop: StopSignal
 
     @classmethod
     def prepare(
-        cls, config: EvaluateConfig, digest: str, store: Store, settings: Settings, stop: Stop | None = None
+        cls, config: EvaluateConfig, digest: str, store: Store, settings: Settings, stop: StopSignal | None = None
     ) -> Scorer:
         """Extractor, protocol, real side and controls for a data set: found in the store, or made now.
 
@@ -72,7 +64,9 @@ class Scorer:
         first = extract(extractor, chunks(dataset.column("image", protocol.reference_split)[:2]), device)
         require_enough(protocol, first.features_ND.shape[1], config)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, device)
-        return cls(protocol, extractor, reference, controls, image_shape(dataset.spec()), store, device, stop)
+        return cls(
+            protocol, extractor, reference, controls, image_shape(dataset.spec()), store, device, stop or StopSignal()
+        )
 
     def snapshot(self, checkpoint: CheckpointRef, sample_seeds: list[int]) -> SnapshotScores:
         """Scores of one checkpoint: each seed's and their mean. NaN when it makes NaN instead of images.
@@ -103,7 +97,7 @@ class Scorer:
         """Samples 0, ..., n_generated - 1 of the seed as uint8, chunk by chunk."""
         indices = range(self.protocol.n_generated)
         for part in draw(loaded.gan, loaded.module, seed, indices, self.device, chunk=self.protocol.chunk):
-            if self.stop is not None and self.stop.requested:
+            if self.stop.requested:
                 raise Interrupted("evaluation was stopped; run it again, it keeps the real side and the controls")
             if not part.isfinite().all():
                 raise _NotFinite
@@ -114,7 +108,7 @@ class _NotFinite(Exception):
     """A generator's output is no image."""
 
 
-def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: Stop | None = None) -> EvalReport:
+def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopSignal | None = None) -> EvalReport:
     """Every snapshot on the selection seeds, the best again on the scoring seeds; written to the run's folder.
 
     Damaged snapshots are passed over with a warning. Raises as `evaluate.run` does.
@@ -145,7 +139,9 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: Stop 
         controls=scorer.controls,
     )
     write_report(store, report)
-    log.info("%s: best at %.3f kimg, %s %.4g", run_id, best.checkpoint.images_seen / 1000, metric, report.best.scores[metric])
+    log.info(
+        "%s: best at %.3f kimg, %s %.4g", run_id, best.checkpoint.images_seen / 1000, metric, report.best.scores[metric]
+    )
     return report
 
 
@@ -153,7 +149,9 @@ def best_snapshot(snapshots: Iterable[SnapshotScores], metric: str) -> SnapshotS
     """The best by one metric, the earlier of equals. NaN is never best; raises WorkFailed when there is nothing else."""
     scored = [snapshot for snapshot in snapshots if not math.isnan(snapshot.scores[metric])]
     if not scored:
-        raise WorkFailed(f"no snapshot has a {metric}: every generator makes NaN, or its file is damaged; training diverged")
+        raise WorkFailed(
+            f"no snapshot has a {metric}: every generator makes NaN, or its file is damaged; training diverged"
+        )
     sign = 1 if lower_is_better(metric) else -1
     return min(scored, key=lambda snapshot: sign * snapshot.scores[metric])
 
@@ -164,13 +162,15 @@ def score_checkpoints(
     asked: list[CheckpointRef],
     sample_seeds: list[int],
     settings: Settings,
-    stop: Stop | None = None,
+    stop: StopSignal | None = None,
 ) -> ScoreSheet:
     """Each checkpoint on the same seeds. Raises as `evaluate.score` does."""
     metric = gate_metric(config)
     store = open_store(settings.store)
     scorer = Scorer.prepare(config.evaluate, dataset_digest, store, settings, stop)
-    snapshots = [scorer.snapshot(checkpoint, sample_seeds) for checkpoint in tqdm(asked, "checkpoints", unit="checkpoint")]
+    snapshots = [
+        scorer.snapshot(checkpoint, sample_seeds) for checkpoint in tqdm(asked, "checkpoints", unit="checkpoint")
+    ]
     return ScoreSheet(
         protocol=scorer.protocol.model_dump(mode="json"),
         protocol_hash=scorer.protocol.hash,
@@ -180,7 +180,7 @@ def score_checkpoints(
     )
 
 
-def work(request: dict[str, Any], stop: Stop) -> EvalReport | ScoreSheet:
+def work(request: dict[str, Any], stop: StopSignal) -> EvalReport | ScoreSheet:
     """Do what the parent process asked for."""
     settings = Settings.from_environment()
     if request["job"] == "score":

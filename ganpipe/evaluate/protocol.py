@@ -101,7 +101,8 @@ def require_same(before: Protocol, after: Protocol, seeds: tuple[Sequence[int], 
         lines.append(f"sample seeds: {list(seeds[0])} -> {list(seeds[1])}")
     if lines:
         raise InputError(
-            "scores of unlike protocols cannot be compared:\n  " + "\n  ".join(lines)
+            "scores of unlike protocols cannot be compared:\n  "
+            + "\n  ".join(lines)
             + "\nScore both sides afresh under one protocol."
         )
 
@@ -137,7 +138,9 @@ def lower_is_better(metric: str) -> bool:
     """Direction of a metric by its full name. Raises InputError for an unknown one."""
     base = metric.partition("_")[0]
     if base not in METRICS:
-        raise InputError(f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception")
+        raise InputError(
+            f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception"
+        )
     return METRICS[base]
 
 
