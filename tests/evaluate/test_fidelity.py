@@ -1,0 +1,139 @@
+"""Numbers equal torch-fidelity's own; too few images and damaged features are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from evaluate_data import run_config
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from ganpipe.errors import InputError, WorkFailed
+from ganpipe.evaluate import domain, fidelity
+from ganpipe.evaluate.extractors import Weights, build_extractor, registered_name
+from ganpipe.evaluate.protocol import Protocol
+from ganpipe.prepare.manifest import Dataset
+from ganpipe.settings import Settings
+from ganpipe.storage import open_store, sha256_of_file
+
+
+class Images(TorchDataset[Tensor]):
+    """What torch-fidelity takes as an input."""
+
+    def __init__(self, images_NCHW: Tensor):
+        self.images_NCHW = images_NCHW
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images_NCHW[index]
+
+
+def both_ways(weights: Weights, generated: Tensor, real: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+    """Our scores, and torch-fidelity's under our names."""
+    n = min(len(generated), len(real))
+    protocol = Protocol(
+        extractor=weights.extractor, weights_sha256=weights.sha256, torch_fidelity="", dataset_digest="", resize="",
+        n_reference=len(real), n_generated=len(generated), chunk=64, kid_subsets=4, kid_subset_size=n - 1,
+        isc_splits=2, prc_neighborhood=3,
+    )  # fmt: skip
+    extractor = build_extractor(weights)
+    sides = [fidelity.extract(extractor, fidelity.chunks(images)) for images in (generated, real)]
+    ours = fidelity.measure(sides[0], fidelity.Reference.of(sides[1].features_ND), protocol)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Images(generated), input2=Images(real), cuda=False, batch_size=64, verbose=False, save_cpu_ram=True,
+        fid=True, isc=True, kid=True, prc=True, cache=False,
+        feature_extractor=registered_name(weights.extractor), feature_extractor_weights_path=str(weights.path),
+        kid_subsets=4, kid_subset_size=n - 1, isc_splits=2, prc_neighborhood=3,
+    )  # fmt: skip
+    suffix = "" if weights.extractor == "inception" else f"_{weights.extractor}"
+    names = {
+        "fid": torch_fidelity.KEY_METRIC_FID,
+        "kid": torch_fidelity.KEY_METRIC_KID_MEAN,
+        "is": torch_fidelity.KEY_METRIC_ISC_MEAN,
+        "precision": torch_fidelity.KEY_METRIC_PRECISION,
+        "recall": torch_fidelity.KEY_METRIC_RECALL,
+    }
+    return ours, {f"{name}{suffix}": theirs[key] for name, key in names.items()}
+
+
+def test_domain_scores_equal_torch_fidelitys(shared: tuple[Settings, Dataset]) -> None:
+    settings, dataset = shared
+    path, sha256 = domain.get_or_train(dataset, open_store(settings.store))
+    real = torch.from_numpy(dataset.column("image", "train")[:150].copy())
+    noisy = torch.from_numpy(dataset.column("image", "test")[:100].copy()) // 2 + 40
+    ours, theirs = both_ways(Weights("domain", path, sha256), noisy, real)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert all(np.isfinite(value) for value in ours.values())
+
+
+def test_inception_scores_equal_torch_fidelitys(
+    shared: tuple[Settings, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+    monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: None)
+    torch.manual_seed(0)
+    random_weights = torch_fidelity.FeatureExtractorInceptionV3("random", ["2048"])
+    path = tmp_path / "random.pth"
+    torch.save(random_weights.state_dict(), path)
+    monkeypatch.undo()
+
+    solve, solved = np.linalg.eigvals, {}
+
+    def solve_once(matrix: np.ndarray) -> np.ndarray:
+        """2,048 x 2,048 takes half a minute; equal bytes have equal eigenvalues."""
+        return solved.setdefault(matrix.tobytes(), None) if matrix.tobytes() in solved else keep(matrix)
+
+    def keep(matrix: np.ndarray) -> np.ndarray:
+        solved[matrix.tobytes()] = solve(matrix)
+        return solved[matrix.tobytes()]
+
+    monkeypatch.setattr(np.linalg, "eigvals", solve_once)
+    _, dataset = shared
+    real = torch.from_numpy(dataset.column("image", "train")[:7].copy()).repeat(1, 3, 1, 1)
+    generated = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
+    ours, theirs = both_ways(Weights("inception", path, sha256_of_file(path)), generated, real)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert set(ours) == {"fid", "kid", "is", "precision", "recall"}
+    assert ours["fid"] > 0 and len(solved) == 1
+
+
+def test_damaged_features_are_refused(shared: tuple[Settings, Dataset]) -> None:
+    settings, dataset = shared
+    path, sha256 = domain.get_or_train(dataset, open_store(settings.store))
+    extractor = build_extractor(Weights("domain", path, sha256))
+    with torch.no_grad():
+        next(extractor.parameters())[0] = float("nan")
+    with pytest.raises(WorkFailed, match="weights are damaged"):
+        fidelity.extract(extractor, fidelity.chunks(dataset.column("image", "test")[:4]))
+
+
+def test_too_few_images_are_refused_unless_allowed(shared: tuple[Settings, Dataset]) -> None:
+    _, dataset = shared
+    weights = Weights("domain", Path("unused"), "")
+    for config in (run_config(num_samples=32).evaluate, run_config(num_samples=33).evaluate):
+        protocol = fidelity.todays_protocol(config, dataset, weights)
+        if config.num_samples == 33:
+            fidelity.require_enough(protocol, 32, config)
+            continue
+        with pytest.raises(InputError, match=r"32 generated images \(evaluate\.num_samples\).*evaluate\.allow_few"):
+            fidelity.require_enough(protocol, 32, config)
+        fidelity.require_enough(protocol, 32, config.model_copy(update={"allow_few": True}))
+
+
+def test_as_many_samples_as_held_out_images_by_default(shared: tuple[Settings, Dataset]) -> None:
+    _, dataset = shared
+    protocol = fidelity.todays_protocol(run_config().evaluate, dataset, Weights("domain", Path("unused"), "ab"))
+    assert protocol.n_generated == len(dataset.column("image", "test"))
+    assert protocol.kid_subset_size == protocol.n_generated
+    assert protocol.weights_sha256 == "ab"
+
+
+def test_the_mean_of_a_nan_is_nan() -> None:
+    assert fidelity.mean_scores([{"fid": 1.0}, {"fid": 2.0}]) == {"fid": 1.5}
+    assert np.isnan(fidelity.mean_scores([{"fid": 1.0}, {"fid": float("nan")}])["fid"])
