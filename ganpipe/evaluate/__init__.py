@@ -1,7 +1,8 @@
 """Stage 3: from checkpoints to scores, each with its protocol and its controls.
 
-protocol.py says what a score depends on; extractors.py and domain.py turn images into features; fidelity.py features into
-numbers; controls.py measures what is no GAN; process.py is the child process that does it; report.py keeps the result.
+protocol.py says what a score depends on; extractors.py and domain.py turn images into features, fidelity.py features
+into numbers; controls.py measures what is no GAN; process.py is the child process that does it; report.py keeps the
+result.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def run(config: RunConfig, run_id: str, settings: Settings) -> EvalReport:
     """Score all snapshots of a run, and the best again on other seeds, in a child process.
 
     The report and its picture are kept under `runs/<run id>/reports/`.
-    Raises InputError for a run without checkpoints, an unknown metric, too few images or missing weights, WorkFailed when
-    no snapshot can be scored, Interrupted when it was stopped.
+    Raises InputError for a run without checkpoints, an unknown metric, too few images or missing weights, WorkFailed
+    when no snapshot can be scored, Interrupted when it was stopped.
     """
     gate_metric(config)
     return EvalReport.model_validate(

@@ -124,9 +124,10 @@ def train(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
     images = _images(dataset, "extractor")
     if len(images) < MIN_IMAGES:
         raise InputError(
-            f"the extractor split of data set {dataset.digest[:12]} has {len(images)} images, the domain extractor needs "
-            f"{MIN_IMAGES}; raise prepare.extractor_fraction, add images, or set evaluate.extractor=inception"
+            f"the extractor split of data set {dataset.digest[:12]} has {len(images)} images, the domain extractor "
+            f"needs {MIN_IMAGES}; raise prepare.extractor_fraction, add images, or set evaluate.extractor=inception"
         )
+    count = len(images)
     labels, classes = _labels(dataset)
     task = "rotation" if labels is None else "labels"
     if labels is None:
@@ -137,12 +138,8 @@ def train(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
         network = DomainNetwork(channels, side, len(classes))
         _fit(network, images, labels)
         accuracy = _test_accuracy(network, dataset, task, classes)
-    facts = {"task": task, "classes": len(classes), "images": len(images), "test_accuracy": accuracy}
-    log.info(
-        "trained the domain extractor on %(images)d images, %(classes)d classes of %(task)s; "
-        "accuracy on held-out images: %(test_accuracy).3f",
-        facts,
-    )
+    facts = {"task": task, "classes": len(classes), "images": count, "test_accuracy": accuracy}
+    log.info("trained the domain extractor: %s", ", ".join(f"{name} {value}" for name, value in facts.items()))
     # One key: the order of several is not fixed in the file, and the file is known by its hash.
     metadata = {
         "format": FORMAT,
@@ -202,7 +199,7 @@ def _rotated(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _images(dataset: Dataset, split: str) -> Tensor:
-    """Pooled images of a split, at most 20,000; they lie in the order of their hash, so the first are a random choice."""
+    """Pooled images of a split; the first when there are many, which is a random choice: they lie by their hash."""
     rows = dataset.column("image", split)[:MAX_IMAGES]
     parts = [pooled(torch.from_numpy(np.array(rows[start : start + 256]))) for start in range(0, len(rows), 256)]
     return torch.cat(parts) if parts else torch.empty(0)
@@ -238,4 +235,4 @@ def _test_accuracy(network: DomainNetwork, dataset: Dataset, task: str, classes:
     right = [
         network(part)[1].argmax(1) == truth for part, truth in zip(images.split(256), labels.split(256), strict=True)
     ]
-    return torch.cat(right).float().mean().item()
+    return round(torch.cat(right).float().mean().item(), 4)

@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import pickle
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ class Weights:
 class DomainExtractor(FeatureExtractorBase):
     """The classifier of `domain.py`: features (N, 32) and logits (N, classes) of uint8 images (N, C, H, W)."""
 
+    feature_dim = domain.FEATURES
     resize = f"average pooling to at most {domain.MAX_SIDE} px"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Path | str, **_: Any):
@@ -86,6 +88,7 @@ class InceptionExtractor(FeatureExtractorInceptionV3):
     `feature_extractor_weights_path` is a state dictionary, as safetensors or in torch's format; no code in it is run.
     """
 
+    feature_dim = 2048
     resize = "bilinear to 299 px like TensorFlow 1"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Path | str, **kwargs: Any):
@@ -99,7 +102,10 @@ class InceptionExtractor(FeatureExtractorInceptionV3):
         return super().forward(images_NCHW.expand(-1, 3, -1, -1) if images_NCHW.shape[1] == 1 else images_NCHW)
 
 
-EXTRACTORS: dict[str, type[FeatureExtractorBase]] = {"domain": DomainExtractor, "inception": InceptionExtractor}
+EXTRACTORS: dict[str, type[DomainExtractor] | type[InceptionExtractor]] = {
+    "domain": DomainExtractor,
+    "inception": InceptionExtractor,
+}
 
 
 def registered_name(extractor: str) -> str:
@@ -170,11 +176,12 @@ def _mirror(store: Store, path: Path, sha256: str) -> None:
     """Keep a copy in the store, as safetensors, for machines that lack the file."""
     if store.exists(f"{INCEPTION_PREFIX}/{MANIFEST}"):
         return
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         save_file(_read_state(path), Path(folder) / INCEPTION_STORED)
-        store.publish(INCEPTION_PREFIX, Path(folder), {"format": 1, "kind": "extractor", "weights_sha256": sha256})
+        try:
+            store.publish(INCEPTION_PREFIX, Path(folder), {"format": 1, "kind": "extractor", "weights_sha256": sha256})
+        except OSError as error:
+            log.warning("the Inception weights could not be mirrored to %s: %s", store.uri, error)
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:

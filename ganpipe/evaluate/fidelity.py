@@ -1,7 +1,7 @@
 """From images to numbers: one feature pass, then torch-fidelity's own functions.
 
 Frechet distance (arXiv:1706.08500), KID (arXiv:1801.01401), Inception score (arXiv:1606.03498), precision and recall
-(arXiv:1904.06991). Generated images come first and real ones second everywhere, as in `torch_fidelity.calculate_metrics`.
+(arXiv:1904.06991). Generated images come first and real ones second, as in `torch_fidelity.calculate_metrics`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .protocol import METRICS, Protocol, metric_name
 MAX_REFERENCE = 50_000
 """Training images measured against; more do not fit a distance matrix in memory and change little."""
 MANY = 5_000
-"""From this many generated images on, the metrics have torch-fidelity's default parameters."""
+"""From this many images in every set on, KID and IS have torch-fidelity's default subsets and splits."""
 PRC_BATCH = 10_000
 
 
@@ -61,20 +61,47 @@ class Reference:
         return cls(features_ND, statistics["mu"], statistics["sigma"])
 
 
-def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) -> Protocol:
-    """The protocol that this configuration, data set and installation give.
+@dataclass(frozen=True)
+class Counts:
+    """How many images take part."""
 
-    Raises InputError when a split is too small to measure with at all.
+    reference: int
+    generated: int
+    held_out: int
+
+    @classmethod
+    def of(cls, config: EvaluateConfig, dataset: Dataset) -> Counts:
+        """Raises InputError when a split has no two images."""
+        rows = dataset.manifest.ref.rows
+        for split in ("train", "test"):
+            if rows[split] < 2:
+                raise InputError(
+                    f"the {split} split of data set {dataset.digest[:12]} has {rows[split]} images, too few for any "
+                    "score; add images, or change prepare.test_fraction and prepare.extractor_fraction"
+                )
+        return cls(min(rows["train"], MAX_REFERENCE), config.num_samples or rows["test"], rows["test"])
+
+
+def require_enough(config: EvaluateConfig, dataset: Dataset) -> None:
+    """Refuse numbers of images whose covariance is singular in the extractor's feature dimension.
+
+    Raises InputError unless `evaluate.allow_few`.
     """
-    rows = {split: len(dataset.column("image", split)) for split in ("train", "test")}
-    for split, count in rows.items():
-        if count < 2:
-            raise InputError(
-                f"the {split} split of data set {dataset.digest[:12]} has {count} images; scores need more data"
-            )
-    n_reference = min(rows["train"], MAX_REFERENCE)
-    n_generated = config.num_samples or rows["test"]
-    smallest = min(n_reference, n_generated, rows["test"])
+    counts, feature_dim = Counts.of(config, dataset), EXTRACTORS[config.extractor].feature_dim
+    if config.allow_few or min(counts.generated, counts.reference) > feature_dim:
+        return
+    raise InputError(
+        f"{counts.generated} generated images (evaluate.num_samples) against {counts.reference} training images are "
+        f"too few for the {feature_dim} features of evaluate.extractor={config.extractor}: each side needs more than "
+        f"{feature_dim}. Raise evaluate.num_samples, add data, take another extractor, or set evaluate.allow_few=true "
+        "to score all the same"
+    )
+
+
+def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) -> Protocol:
+    """The protocol that this configuration, data set and installation give."""
+    counts = Counts.of(config, dataset)
+    smallest = min(counts.reference, counts.generated, counts.held_out)
     many = smallest >= MANY
     return Protocol(
         extractor=config.extractor,
@@ -82,28 +109,13 @@ def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) 
         torch_fidelity=importlib.metadata.version("torch-fidelity"),
         dataset_digest=dataset.digest,
         resize=EXTRACTORS[config.extractor].resize,
-        n_reference=n_reference,
-        n_generated=n_generated,
+        n_reference=counts.reference,
+        n_generated=counts.generated,
         chunk=CHUNK,
         kid_subsets=100 if many else 10,
         kid_subset_size=min(1000, smallest),
         isc_splits=10 if many else 1,
         prc_neighborhood=min(3, smallest - 1),
-    )
-
-
-def require_enough(protocol: Protocol, feature_dim: int, config: EvaluateConfig) -> None:
-    """Refuse numbers of images whose covariance in `feature_dim` dimensions would be singular.
-
-    Raises InputError unless `evaluate.allow_few`.
-    """
-    if config.allow_few or min(protocol.n_generated, protocol.n_reference) > feature_dim:
-        return
-    raise InputError(
-        f"{protocol.n_generated} generated images (evaluate.num_samples) against {protocol.n_reference} training images are "
-        f"too few for the {feature_dim} features of evaluate.extractor={protocol.extractor}: each side needs more than "
-        f"{feature_dim}. Raise evaluate.num_samples, add data, take another extractor, or set evaluate.allow_few=true to "
-        "score all the same"
     )
 
 

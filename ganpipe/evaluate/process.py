@@ -26,7 +26,7 @@ from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
 from .extractors import build_extractor, find_weights
-from .fidelity import Reference, chunks, extract, mean_scores, measure, no_scores, require_enough, todays_protocol
+from .fidelity import Reference, extract, mean_scores, measure, no_scores, require_enough, todays_protocol
 from .protocol import Protocol, gate_metric, lower_is_better, seeds
 from .report import write_report
 
@@ -58,11 +58,10 @@ class Scorer:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # the protocol says fp32
         dataset = Dataset.open(store, digest)
+        require_enough(config, dataset)
         weights = find_weights(config.extractor, dataset, store, settings)
         extractor = build_extractor(weights, device)
         protocol = todays_protocol(config, dataset, weights)
-        first = extract(extractor, chunks(dataset.column("image", protocol.reference_split)[:2]), device)
-        require_enough(protocol, first.features_ND.shape[1], config)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, device)
         return cls(
             protocol, extractor, reference, controls, image_shape(dataset.spec()), store, device, stop or StopSignal()
@@ -98,7 +97,7 @@ class Scorer:
         indices = range(self.protocol.n_generated)
         for part in draw(loaded.gan, loaded.module, seed, indices, self.device, chunk=self.protocol.chunk):
             if self.stop.requested:
-                raise Interrupted("evaluation was stopped; run it again, it keeps the real side and the controls")
+                raise Interrupted("evaluation was stopped; run it again, the real side and the controls are kept")
             if not part.isfinite().all():
                 raise _NotFinite
             yield to_uint8(part)
@@ -146,7 +145,10 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
 
 
 def best_snapshot(snapshots: Iterable[SnapshotScores], metric: str) -> SnapshotScores:
-    """The best by one metric, the earlier of equals. NaN is never best; raises WorkFailed when there is nothing else."""
+    """The best by one metric, the earlier of equals.
+
+    NaN is never best. Raises WorkFailed when there is nothing else.
+    """
     scored = [snapshot for snapshot in snapshots if not math.isnan(snapshot.scores[metric])]
     if not scored:
         raise WorkFailed(

@@ -17,7 +17,6 @@ from .. import config as configuration
 from ..config import RunConfig
 from ..errors import InputError
 
-FORMAT = 1
 FRECHET = "fid"
 METRICS: dict[str, bool] = {"fid": True, "kid": True, "is": False, "precision": False, "recall": False}
 """Base name of every metric -> whether lower is better."""
@@ -46,7 +45,7 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     extractor: str
     """Name of the feature extractor."""
     weights_sha256: str

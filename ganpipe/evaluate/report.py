@@ -28,7 +28,7 @@ WIDE_RANGE = 8
 
 
 def write_report(store: Store, report: EvalReport) -> None:
-    """Write `runs/<run id>/reports/<protocol hash>.json` and `.png`; an older report of the same protocol is replaced."""
+    """Write `runs/<run id>/reports/<protocol hash>.json` and `.png`, over an older report of the same protocol."""
     key = f"runs/{report.run_id}/reports/{report.protocol_hash}"
     store.write_bytes(f"{key}.png", picture(report))
     store.write_bytes(f"{key}.json", report.model_dump_json(indent=1).encode())
@@ -52,13 +52,14 @@ def picture(report: EvalReport) -> bytes:
         axes.axhline(value, color=colour, linewidth=1.2, linestyle=(0, (5, 3)), zorder=2)
 
     best_kimg, best = report.best.checkpoint.images_seen / 1000, report.best.scores[metric]
-    axes.plot([best_kimg], [best], marker="*", markersize=13, color=LINE, markeredgecolor="white", zorder=4)
-    axes.annotate(
-        f"best {best:.3g}", (best_kimg, best), (0, 11), textcoords="offset points", ha="center", color=LINE,
-        weight="bold", zorder=5, bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-    )  # fmt: skip
+    if math.isfinite(best):
+        axes.plot([best_kimg], [best], marker="*", markersize=13, color=LINE, markeredgecolor="white", zorder=4)
+        axes.annotate(
+            f"best {best:.3g}", (best_kimg, best), (0, 11), textcoords="offset points", ha="center", color=LINE,
+            weight="bold", zorder=5, bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
+        )  # fmt: skip
 
-    values = [score for _, score in points] + [value for _, value in lines] + [best]
+    values = [score for _, score in points] + [value for _, value in lines]
     if min(values) > 0 and max(values) / min(values) > WIDE_RANGE:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -86,7 +87,9 @@ def picture(report: EvalReport) -> bytes:
 
 def _spread(values: list[float], axes: Axes) -> list[float]:
     """Where labels of these values go so that none covers another: shifts in points, upwards."""
-    points = axes.transData.transform([(0, value) for value in values])[:, 1] * 72 / axes.figure.dpi if values else []
+    if not values:
+        return []
+    points = axes.transData.transform([(0, value) for value in values])[:, 1] * 72 / axes.figure.dpi
     shifts, last = [0.0] * len(values), -math.inf
     for index in sorted(range(len(values)), key=lambda index: points[index]):
         last = max(points[index], last + LABEL_HEIGHT)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluate_data import publish_checkpoints, run_config
+from evaluate_data import publish_checkpoints, publish_dataset, run_config
 from safetensors.torch import load_file, save_file
 
 from ganpipe import evaluate
@@ -26,7 +26,9 @@ CONFIG = run_config(num_samples=100)
 
 
 @pytest.fixture(scope="module")
-def run(shared: tuple[Settings, Dataset], tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, list[CheckpointRef]]:
+def run(
+    shared: tuple[Settings, Dataset], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Settings, list[CheckpointRef]]:
     """A run with three snapshots."""
     settings, dataset = shared
     folder = tmp_path_factory.mktemp("checkpoints")
@@ -85,7 +87,7 @@ def test_a_damaged_reference_is_measured_again(
     store = open_store(run[0].store)
     key = f"reference/{report.dataset_digest}/{report.protocol_hash}.safetensors"
     sound = store.read_bytes(key)
-    for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound[:1000], b"", sound.replace(b'real', b'rael')):
+    for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound[:1000], b"", sound.replace(b"real", b"rael")):
         store.write_bytes(key, damaged)
         caplog.clear()
         scorer = process.Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
@@ -139,14 +141,22 @@ def test_a_run_without_checkpoints_is_refused(shared: tuple[Settings, Dataset], 
         process.evaluate_run(CONFIG, "nothing", settings)
 
 
+def test_images_of_another_shape_are_refused(
+    run: tuple[Settings, list[CheckpointRef]], shared: tuple[Settings, Dataset], tmp_path: Path
+) -> None:
+    settings, _ = shared
+    store = open_store(settings.store)
+    other = Dataset.open(store, publish_dataset(store, tmp_path / "shards", resolution=8, count=400))
+    with pytest.raises(InputError, match=r"makes images of shape \(1, 16, 16\).*has \(1, 8, 8\)"):
+        process.score_checkpoints(run_config(num_samples=40), other.digest, run[1], [1], settings)
+
+
 def test_a_stop_ends_the_work(run: tuple[Settings, list[CheckpointRef]], report: EvalReport) -> None:
     with pytest.raises(Interrupted):
         process.evaluate_run(CONFIG, "tiny-run", run[0], StopSignal(requested=True))
 
 
-def test_the_child_process_gives_the_same_report(
-    run: tuple[Settings, list[CheckpointRef]], report: EvalReport
-) -> None:
+def test_the_child_process_gives_the_same_report(run: tuple[Settings, list[CheckpointRef]], report: EvalReport) -> None:
     assert evaluate.run(CONFIG, "tiny-run", run[0]).model_dump_json() == report.model_dump_json()
 
 

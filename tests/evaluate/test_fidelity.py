@@ -86,12 +86,11 @@ def test_inception_scores_equal_torch_fidelitys(
     solve, solved = np.linalg.eigvals, {}
 
     def solve_once(matrix: np.ndarray) -> np.ndarray:
-        """2,048 x 2,048 takes half a minute; equal bytes have equal eigenvalues."""
-        return solved.setdefault(matrix.tobytes(), None) if matrix.tobytes() in solved else keep(matrix)
-
-    def keep(matrix: np.ndarray) -> np.ndarray:
-        solved[matrix.tobytes()] = solve(matrix)
-        return solved[matrix.tobytes()]
+        """2,048 x 2,048 takes many seconds; equal bytes have equal eigenvalues."""
+        key = matrix.tobytes()
+        if key not in solved:
+            solved[key] = solve(matrix)
+        return solved[key]
 
     monkeypatch.setattr(np.linalg, "eigvals", solve_once)
     _, dataset = shared
@@ -115,15 +114,13 @@ def test_damaged_features_are_refused(shared: tuple[Settings, Dataset]) -> None:
 
 def test_too_few_images_are_refused_unless_allowed(shared: tuple[Settings, Dataset]) -> None:
     _, dataset = shared
-    weights = Weights("domain", Path("unused"), "")
-    for config in (run_config(num_samples=32).evaluate, run_config(num_samples=33).evaluate):
-        protocol = fidelity.todays_protocol(config, dataset, weights)
-        if config.num_samples == 33:
-            fidelity.require_enough(protocol, 32, config)
-            continue
-        with pytest.raises(InputError, match=r"32 generated images \(evaluate\.num_samples\).*evaluate\.allow_few"):
-            fidelity.require_enough(protocol, 32, config)
-        fidelity.require_enough(protocol, 32, config.model_copy(update={"allow_few": True}))
+    few, enough = run_config(num_samples=32).evaluate, run_config(num_samples=33).evaluate
+    fidelity.require_enough(enough, dataset)
+    fidelity.require_enough(few.model_copy(update={"allow_few": True}), dataset)
+    with pytest.raises(InputError, match=r"32 generated images \(evaluate\.num_samples\).*evaluate\.allow_few"):
+        fidelity.require_enough(few, dataset)
+    with pytest.raises(InputError, match="the 2048 features"):
+        fidelity.require_enough(run_config(extractor="inception").evaluate, dataset)
 
 
 def test_as_many_samples_as_held_out_images_by_default(shared: tuple[Settings, Dataset]) -> None:
