@@ -245,7 +245,7 @@ def load_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: S
     What the recipe decides by default (its optimizers) stands in the result. Raises InputError naming file and field.
     """
     if isinstance(config, RunConfig):
-        config = config.model_dump(mode="json")
+        config = config_to_json(config)
     if isinstance(config, Mapping):
         origin, raw = "config", json.loads(json.dumps(config))
     else:
