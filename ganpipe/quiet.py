@@ -41,9 +41,11 @@ def quiet_orchestrator(settings: Settings) -> None:
 
     Must come before Prefect is imported. What the user has set is kept; with PREFECT_API_URL that server is used.
     """
+    home = settings.home / "prefect"
+    home.mkdir(parents=True, exist_ok=True)
     for name, value in {
         "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(settings.home / "prefect"),
+        "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",

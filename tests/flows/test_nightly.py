@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import tiny_raw
+from nights import replace_stages
+
+from ganpipe.errors import InputError, WorkFailed
+from ganpipe.quiet import quiet_orchestrator
+from ganpipe.settings import Settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    before = dict(os.environ)
+    home = tmp_path_factory.mktemp("home")
+    quiet_orchestrator(Settings(home=home, store=f"file://{home}/store", tracking_uri="off"))
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def nightly(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from flows import nightly
+
+    monkeypatch.setenv("GANPIPE_TRACKING_URI", "sqlite:///nowhere.db")
+    monkeypatch.setitem(nightly.IO, "retry_delay_seconds", 0)
+    return nightly.nightly
+
+
+def test_a_night_under_prefect(nightly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.artifacts import Artifact
+
+    calls = replace_stages(monkeypatch)
+    result = nightly(tiny_raw(seed="auto"), overrides=["train.batch=8"], seed=5)
+    assert [name for name, _ in calls] == ["prepare", "train", "evaluate", "register", "promote"]
+    assert calls[1][1].flow_run_id and result.run_id == calls[1][1].run_id
+    artifact = Artifact.get("nightly-tiny")
+    assert artifact is not None and "not promoted" in str(artifact.data) and result.run_id in str(artifact.data)
+
+
+def test_wrong_input_stops_at_the_first_line(nightly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = replace_stages(monkeypatch)
+    with pytest.raises(InputError, match=r"train\.batch"):
+        nightly(tiny_raw(batch="many"))
+    assert calls == []
+
+
+def test_only_places_that_were_away_are_tried_again(nightly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = replace_stages(monkeypatch, {"prepare": [OSError("away")], "register": [WorkFailed("away")]})
+    nightly(tiny_raw())
+    assert [name for name, _ in calls].count("prepare") == [name for name, _ in calls].count("register") == 2
+
+    for stage, error in (("prepare", InputError("wrong")), ("train", WorkFailed("not finite"))):
+        calls = replace_stages(monkeypatch, {stage: [error]})
+        with pytest.raises(type(error), match=str(error)):
+            nightly(tiny_raw())
+        assert [name for name, _ in calls].count(stage) == 1
+
+
+def test_a_retry_of_the_flow_run_continues_its_run(nightly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = replace_stages(monkeypatch, {"train": [WorkFailed("the machine went away")]})
+    nightly.with_options(retries=1, retry_delay_seconds=2)(tiny_raw(seed="auto"))
+    first, second = [record for name, record in calls if name == "train"]
+    assert first.run_id == second.run_id and first.config_digest == second.config_digest
