@@ -23,13 +23,24 @@ def down(inner: int, outer: int) -> nn.Sequential:
 
 def networks() -> tuple[nn.Module, nn.Module]:
     generator = nn.Sequential(
-        nn.Linear(100, 512 * 16, bias=False), nn.BatchNorm1d(512 * 16), nn.ReLU(), nn.Unflatten(1, (512, 4, 4)),
-        up(512, 256), up(256, 128), up(128, 64),
-        nn.ConvTranspose2d(64, 3, 5, 2, 2, output_padding=1, bias=False), nn.Tanh(),
+        nn.Linear(100, 512 * 16, bias=False),
+        nn.BatchNorm1d(512 * 16),
+        nn.ReLU(),
+        nn.Unflatten(1, (512, 4, 4)),
+        up(512, 256),
+        up(256, 128),
+        up(128, 64),
+        nn.ConvTranspose2d(64, 3, 5, 2, 2, output_padding=1, bias=False),
+        nn.Tanh(),
     )
     discriminator = nn.Sequential(
-        nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2), down(64, 128), down(128, 256), down(256, 512),
-        nn.Conv2d(512, 1, 4), nn.Flatten(0),
+        nn.Conv2d(3, 64, 4, 2, 1),
+        nn.LeakyReLU(0.2),
+        down(64, 128),
+        down(128, 256),
+        down(256, 512),
+        nn.Conv2d(512, 1, 4),
+        nn.Flatten(0),
     )
     return generator, discriminator
 

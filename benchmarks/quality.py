@@ -2,8 +2,8 @@
 
     python benchmarks/quality.py [--config configs/digits-dcgan.yaml] [--seeds 3] [--set section.field=value ...]
 
-The reader is a convolutional classifier that the evaluation does not use: trained here, on the train and extractor splits,
-judged on the test split. Every run is prepared, trained and evaluated through the stages that `ganpipe run` calls.
+The reader is a convolutional classifier that the evaluation does not use: trained here, on the train and extractor
+splits, judged on the test split. Every run goes through the stages that `ganpipe run` calls.
 """
 
 from __future__ import annotations
@@ -37,8 +37,18 @@ def train_reader(images: Tensor, labels: Tensor, steps: int = 1500) -> nn.Module
     """A classifier of 32-px digits: float (N, 1, 32, 32) in [-1, 1] -> logits (N, 10)."""
     torch.manual_seed(0)
     reader = nn.Sequential(
-        nn.AvgPool2d(2), nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * 16, 64), nn.ReLU(), nn.Linear(64, 10),
+        nn.AvgPool2d(2),
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(64 * 16, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
     )
     optimizer = torch.optim.AdamW(reader.parameters(), lr=1e-3, weight_decay=1e-3)
     for _ in range(steps):
@@ -85,7 +95,10 @@ def main() -> None:
                 real_share, _, digits = read(reader, held_out)
                 accuracy = float((digits.numpy() == data.column("label", "test")).mean())
             record = runs.RunRecord(
-                run_id=runs.new_run_id(config, dataset, now), dataset=dataset, created=now, config_digest=config_digest(config)
+                run_id=runs.new_run_id(config, dataset, now),
+                dataset=dataset,
+                created=now,
+                config_digest=config_digest(config),
             )
             train.run(config, record, settings)
             seconds = (datetime.now(UTC) - now).total_seconds()
@@ -93,15 +106,25 @@ def main() -> None:
             best = report.best
             files = store.fetch(best.checkpoint.prefix, ["generator.safetensors"])
             generator = sample.load_generator(files["generator.safetensors"])
-            share, digits_share, _ = read(reader, sample.draw_images(generator.gan, generator.module, SAMPLE_SEED, SAMPLES))
+            share, digits_share, _ = read(
+                reader, sample.draw_images(generator.gan, generator.module, SAMPLE_SEED, SAMPLES)
+            )
             controls = {control.name: control.scores for control in report.controls}
             fid = best.scores["fid_domain"]
-            rows.append({
-                "seed": seed, "kimg": best.checkpoint.images_seen / 1000, "seconds": seconds, "fid": fid,
-                "ratio": fid / controls["pca_gaussian"]["fid_domain"], "share": share,
-                "rarest": digits_share.min(), "commonest": digits_share.max(),
-                "precision": best.scores["precision_domain"], "recall": best.scores["recall_domain"],
-            })
+            rows.append(
+                {
+                    "seed": seed,
+                    "kimg": best.checkpoint.images_seen / 1000,
+                    "seconds": seconds,
+                    "fid": fid,
+                    "ratio": fid / controls["pca_gaussian"]["fid_domain"],
+                    "share": share,
+                    "rarest": digits_share.min(),
+                    "commonest": digits_share.max(),
+                    "precision": best.scores["precision_domain"],
+                    "recall": best.scores["recall_domain"],
+                }
+            )
 
     print(f"{config.name}: protocol {report.protocol_hash}, {report.protocol['n_generated']} samples a seed\n")
     print("| control | fid_domain | kid_domain | precision | recall |")
@@ -111,11 +134,15 @@ def main() -> None:
             f"| {name} | {scores['fid_domain']:.2f} | {scores['kid_domain']:.4f} | {scores['precision_domain']:.3f} | "
             f"{scores['recall_domain']:.3f} |"
         )
-    print("\n| seed | best at kimg | train s | fid_domain | / PCA-Gaussian | read p > 0.9 | rarest | commonest | precision | recall |")
+    print(
+        "\n| seed | best at kimg | train s | fid_domain | / PCA-Gaussian | read p > 0.9 | rarest | commonest "
+        "| precision | recall |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
-            f"| {row['seed']} | {row['kimg']:.0f} | {row['seconds']:.0f} | {row['fid']:.2f} | {row['ratio']:.3f} | {row['share']:.1%} | "
+            f"| {row['seed']} | {row['kimg']:.0f} | {row['seconds']:.0f} | {row['fid']:.2f} | {row['ratio']:.3f} | "
+            f"{row['share']:.1%} | "
             f"{row['rarest']:.1%} | {row['commonest']:.1%} | {row['precision']:.3f} | {row['recall']:.3f} |"
         )
     ratios = [row["ratio"] for row in rows]

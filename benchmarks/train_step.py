@@ -2,8 +2,8 @@
 
     python benchmarks/train_step.py [--pairs 7] [--steps 6]
 
-Prints the two ratios that matter: ganpipe's step / the plain step, and the whole training loop (metrics, schedules, progress
-bar; no snapshot falls into the window) / ganpipe's own bare step.
+Prints the two ratios that matter: ganpipe's step / the plain step, and the whole training loop (metrics, schedules,
+progress bar; no snapshot falls into the window) / ganpipe's own bare step.
 """
 
 from __future__ import annotations

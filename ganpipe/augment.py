@@ -10,7 +10,7 @@ from .rng import StepRng
 
 
 def translate(images_NCHW: Tensor, shifts_N2: Tensor) -> Tensor:
-    """Shift each image by whole pixels (dy, dx), int64; at most half a side; what moves in is 0. Differentiable in the images."""
+    """Shift each image by whole pixels (dy, dx), int64, at most half a side; what moves in is 0. Differentiable."""
     height, width = images_NCHW.shape[-2:]
     device = images_NCHW.device
     pad = max(height, width) // 2

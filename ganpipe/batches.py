@@ -1,4 +1,4 @@
-"""From shards to batches: infinite, deterministic, and resumable in O(1) because a batch is a function of its position."""
+"""From shards to batches: infinite, deterministic, and resumable in O(1): a batch is a function of its position."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Batches:
                 self.tables[name], self.columns[name] = table, described.columns[name]
                 self.data[name] = _place(dataset.column(name, split, table), device)
         if missing := set(columns) - set(self.columns):
-            raise InputError(f"the recipe needs the columns {sorted(missing)}, the data set has {sorted(dataset.spec())}")
+            raise InputError(
+                f"the recipe needs the columns {sorted(missing)}, the data set has {sorted(dataset.spec())}"
+            )
         self.sizes = {table: len(self.data[name]) for name, table in self.tables.items()}
         if not all(self.sizes.values()):
             raise InputError(f"data set {dataset.digest} has no rows in its {split} split")

@@ -1,6 +1,6 @@
 """What a run is: one YAML file, every field of it typed, documented and checked before any work starts.
 
-    RunConfig = name + prepare + gan + train + evaluate + register
+RunConfig = name + prepare + gan + train + evaluate + register
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FolderSource(Section):
     path: Path
     """The folder. A relative path is relative to the working directory; `~` is the home folder."""
     labels: Literal["auto", "subfolders", "none"] = "auto"
-    """`subfolders`: every image lies in a first-level sub-folder, whose name is its class; `auto`: labels when that is so."""
+    """`subfolders`: each image lies in a first-level sub-folder named after its class; `auto`: when that is so."""
 
 
 Source = Annotated[DigitsSource | FolderSource, Field(discriminator="name")]
@@ -130,11 +130,11 @@ class TrainConfig(Section):
     seed: int | Literal["auto"] = "auto"
     """Seed of initialisation, data order and noise; `auto` derives one from the run's start and records it."""
     start_from: str = "scratch"
-    """`scratch`, `champion` (of register.model), or a run's id: where the weights come from. Optimizers start afresh."""
+    """Where weights come from: `scratch`, `champion` (of register.model), or a run's id. Optimizers start afresh."""
     optimizers: OptimizersConfig | None = None
     """Optimizers; what is left out is the recipe's default."""
     ema_half_life_kimg: Schedule = Schedule(5.0)
-    """Half-life of the moving average of the generator's weights, in thousands of images; 0 keeps the newest weights."""
+    """Half-life of the moving average of the generator's weights, thousands of images; 0 keeps the newest weights."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation at the discriminator's door."""
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -148,7 +148,8 @@ class TrainConfig(Section):
     def _whole_micro_batches(self) -> TrainConfig:
         if self.micro_batch is not None and self.batch % self.micro_batch:
             raise ValueError(
-                f"train.batch ({self.batch}) is not a multiple of train.micro_batch ({self.micro_batch}); change train.micro_batch"
+                f"train.batch ({self.batch}) is not a multiple of train.micro_batch ({self.micro_batch}); "
+                "change train.micro_batch"
             )
         return self
 
@@ -165,9 +166,9 @@ class EvaluateConfig(Section):
     """Stage 3: from checkpoints to scores."""
 
     extractor: Literal["domain", "inception"] = "domain"
-    """Features to measure in: torch-fidelity's Inception, or a small classifier trained on the data's own extractor split."""
+    """Features: torch-fidelity's Inception, or a small classifier trained on the data's own extractor split."""
     num_samples: int | None = Field(None, ge=2)
-    """Images on the generated side of each score; null: as many as there are held-out images, which the floor is made of."""
+    """Images on the generated side of each score; null: as many as there are held-out images, the floor."""
     select_seeds: int = Field(1, ge=1, le=100)
     """Sample seeds that every snapshot is scored with, to find the best."""
     score_seeds: int = Field(5, ge=1, le=100)
@@ -199,7 +200,7 @@ class RegisterConfig(Section):
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Product that the run competes for: the registered model's name."""
     metric: str | None = None
-    """What candidate and champion are compared by; null: the Frechet distance of the run's extractor, lower is better."""
+    """What candidate and champion are compared by; null: the Frechet distance in the run's extractor."""
     require: dict[str, Requirement] = {}
     """metric -> bound. Always asked besides: finite scores, and a Frechet distance below the PCA-Gaussian control's."""
     min_improvement: float = Field(0.02, ge=0, lt=1)

@@ -32,6 +32,9 @@ from .settings import Settings
 GRACE_SECONDS = 20.0
 """For writing a last checkpoint after a signal."""
 POLL_SECONDS = 0.05
+SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
+"""torch's OpenMP threads sleep after a short wait. As it comes they spin, and a second process on the same cores makes
+them many times slower (benchmarks/RESULTS.md)."""
 PARENT_GONE = "the parent process is gone"
 KINDS: dict[str, type[GanpipeError]] = {
     kind.__name__: kind for kind in (InputError, WorkFailed, GateRefused, Interrupted)
@@ -66,7 +69,7 @@ def run_child(
         request_path.write_text(text, encoding="utf-8")
         process = subprocess.Popen(
             [sys.executable, "-m", module, str(request_path), str(result_path), str(grace_seconds)],
-            env={**os.environ, **settings.to_environment()},
+            env={**SHORT_SPIN, **os.environ, **settings.to_environment()},
             stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
             stdout=2,  # our own stdout belongs to results
             start_new_session=True,

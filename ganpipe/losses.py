@@ -39,7 +39,7 @@ def wasserstein_generator(fake_logits_N: Tensor) -> Tensor:
 
 
 def js_divergence_bound(discriminator_loss: Tensor) -> Tensor:
-    """Lower bound on JS(data, generated) in nats, tight for the optimal D: log 2 - loss / 2 (arXiv:1406.2661, Thm. 1)."""
+    """Lower bound on JS(data, generated), nats, tight for the optimal D: log 2 - loss / 2 (arXiv:1406.2661, Thm. 1)."""
     return torch.log(torch.tensor(2.0, device=discriminator_loss.device)) - discriminator_loss / 2
 
 

@@ -1,23 +1,24 @@
 """What travels between stages: small JSON references, never a tensor or a model.
 
-    prepare -> DatasetRef -> train -> CheckpointRef -> evaluate -> EvalReport -> register -> ModelRef -> promote -> Decision
+prepare -> DatasetRef -> train -> CheckpointRef -> evaluate -> EvalReport -> register -> ModelRef -> promote -> Decision
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT = 1
+FORMAT: Final = 1
 
 
 class Ref(BaseModel):
     """Base of the references: frozen, versioned, JSON in and out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True,
-                              ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=True, ser_json_inf_nan="strings"
+    )
 
     format: Literal[1] = FORMAT
     """Version of this reference's shape."""

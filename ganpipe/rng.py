@@ -80,7 +80,10 @@ class SampleRng:
     def normal(self, name: str, n: int, shape: Sequence[int] = ()) -> Tensor:
         """Standard normal, float32, (n, *shape)."""
         assert n == len(self.indices), "samples draw one row per index"
-        rows = [torch.randn(tuple(shape), generator=generator_for("cpu", "sample", self.seed, name, i)) for i in self.indices]
+        rows = [
+            torch.randn(tuple(shape), generator=generator_for("cpu", "sample", self.seed, name, i))
+            for i in self.indices
+        ]
         return torch.stack(rows).to(self.device)
 
     def integers(self, name: str, n: int, low: int, high: int, shape: Sequence[int] = ()) -> Tensor:

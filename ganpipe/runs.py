@@ -1,4 +1,7 @@
-"""A run's folder in the store: `runs/<run id>/config.yaml, run.json, metrics.jsonl, samples/, checkpoints/, reports/`."""
+"""A run's folder in the store.
+
+runs/<run id>/ config.yaml, run.json, state.json, metrics.jsonl, samples/, checkpoints/, reports/
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,8 @@ def begin_run(store: Store, record: RunRecord, config: RunConfig) -> None:
             lines.append(f"data set: {existing.dataset.digest} -> {record.dataset.digest}")
         if lines:
             raise InputError(
-                f"run {run_id} cannot be continued with another configuration:\n  " + "\n  ".join(lines)
+                f"run {run_id} cannot be continued with another configuration:\n  "
+                + "\n  ".join(lines)
                 + "\nChange these back, or start a new run."
             )
         return
@@ -104,7 +108,9 @@ def checkpoints(store: Store, run_id: str) -> list[CheckpointRef]:
 def _checkpoint_ref(store: Store, prefix: str) -> CheckpointRef:
     manifest = store.manifest(prefix)
     return CheckpointRef(
-        run_id=manifest["run_id"], images_seen=manifest["images_seen"], prefix=prefix,
+        run_id=manifest["run_id"],
+        images_seen=manifest["images_seen"],
+        prefix=prefix,
         generator_sha256=manifest["files"]["generator.safetensors"]["sha256"],
     )
 

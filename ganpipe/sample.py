@@ -1,7 +1,7 @@
 """From a generator to samples: the one home of sampling, for snapshots, evaluation, the registry and the command line.
 
-Sample i of a seed is one picture, whatever else is drawn with it: noise is keyed by (seed, i), and every forward pass has the
-same number of rows, because the last bits of a convolution depend on it.
+Sample i of a seed is one picture, whatever else is drawn with it: noise is keyed by (seed, i), and every forward pass
+has the same number of rows, because the last bits of a convolution depend on it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"{path} is not a generator saved by ganpipe: {type(error).__name__}: {error}") from error
     if metadata.get("format") != FORMAT or metadata.get("kind") != "generator":
-        raise InputError(f"{path} holds {metadata.get('kind')} of format {metadata.get('format')}, not a generator of format {FORMAT}")
+        raise InputError(
+            f"{path} holds {metadata.get('kind')} of format {metadata.get('format')}, "
+            f"not a generator of format {FORMAT}"
+        )
     recipe = GANS.get(metadata["gan"]["name"])
     if recipe is None:
         raise InputError(f"{path} was made by the recipe {metadata['gan']['name']!r}; there is {', '.join(GANS)}")
@@ -122,7 +125,7 @@ def to_float(images_NCHW: Tensor) -> Tensor:
 def refresh_batch_norm(gan: GAN, generator: nn.Module, device: torch.device | str = "cpu") -> None:
     """Recompute the running statistics of batch normalisation from fixed latents, in place; leaves eval mode.
 
-    Those that training accumulates belong to other weights (the moving average has none of its own) and differ between ranks.
+    Those that training accumulates belong to other weights (the moving average has none) and differ between ranks.
     """
     generator.eval()
     layers = [module for module in generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -24,7 +24,7 @@ class Column(Part):
 
     kind: Literal["image", "label", "caption", "tokens", "point"]
     dtype: str
-    """numpy name: uint8 for images, int64 for labels and tokens, float32 for points; captions are UTF-8 bytes (uint8)."""
+    """numpy name: uint8 for images, int64 for labels and tokens, float32 for points, uint8 for captions (UTF-8)."""
     shape: tuple[int, ...]
     """Of one row: (C, H, W) for images, () for labels, (2,) for points; the longest row for ragged columns."""
     range: tuple[float, float] | None = None

@@ -119,7 +119,9 @@ class Store(ABC):
             manifest: dict[str, Any] = json.loads(self.read_bytes(key))
             manifest["files"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptObject(f"{self.uri}/{key} is not a manifest ({error}); remove the folder and make it again") from error
+            raise CorruptObject(
+                f"{self.uri}/{key} is not a manifest ({error}); remove the folder and make it again"
+            ) from error
         return manifest
 
     def publish(self, prefix: str, folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +180,9 @@ def _in_parallel(function: Any, items: list[Any]) -> Iterator[Any]:
 def _transfer(function: Any, items: list[Any], total_bytes: int, what: str) -> list[Any]:
     """Apply to all items in parallel, with a progress bar when there is something to wait for."""
     quiet = total_bytes < PROGRESS_BYTES
-    return list(tqdm(_in_parallel(function, items), total=len(items), desc=what, unit="file", disable=quiet, leave=False))
+    return list(
+        tqdm(_in_parallel(function, items), total=len(items), desc=what, unit="file", disable=quiet, leave=False)
+    )
 
 
 class FileStore(Store):
@@ -227,7 +231,9 @@ class FileStore(Store):
             staging.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"cannot write to the store {self.uri}: {error}; set GANPIPE_STORE to a writable folder") from error
+            raise InputError(
+                f"cannot write to the store {self.uri}: {error}; set GANPIPE_STORE to a writable folder"
+            ) from error
         return staging
 
     def create(self, key: str, data: bytes) -> None:

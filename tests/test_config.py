@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from conftest import tiny_raw
 
-from ganpipe.config import RunConfig, Section, config_digest, config_to_json, config_to_yaml, differences, load_config, read_yaml
+from ganpipe.config import (
+    RunConfig,
+    Section,
+    config_digest,
+    config_to_json,
+    config_to_yaml,
+    differences,
+    load_config,
+    read_yaml,
+)
 from ganpipe.errors import InputError
 from ganpipe.options import RMSProp
 
@@ -84,7 +93,9 @@ def test_a_clipped_and_penalised_critic_is_refused() -> None:
 
 
 def test_recipe_defaults_stand_in_the_resolved_config_and_may_be_overridden_in_part() -> None:
-    config = load_config(tiny_raw(), ["gan.objective=wasserstein", "gan.weight_clip=0.01", "train.optimizers.generator.lr=1e-3"])
+    config = load_config(
+        tiny_raw(), ["gan.objective=wasserstein", "gan.weight_clip=0.01", "train.optimizers.generator.lr=1e-3"]
+    )
     optimizers = config.train.optimizers
     assert optimizers is not None
     assert isinstance(optimizers.generator, RMSProp)
@@ -94,7 +105,9 @@ def test_recipe_defaults_stand_in_the_resolved_config_and_may_be_overridden_in_p
 
 
 def test_a_new_name_replaces_the_section() -> None:
-    config = load_config(tiny_raw(), ["train.optimizers.generator={name: adam, beta1: 0.1}", "train.optimizers.generator.name=sgd"])
+    config = load_config(
+        tiny_raw(), ["train.optimizers.generator={name: adam, beta1: 0.1}", "train.optimizers.generator.name=sgd"]
+    )
     assert config.train.optimizers is not None
     assert config.train.optimizers.generator.name == "sgd"
     with pytest.raises(InputError, match=r"gan\.feature"):

@@ -21,7 +21,10 @@ def probability(logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("computed", "expected"),
     [
-        (losses.cross_entropy_discriminator(REAL, FAKE), -probability(REAL).log().mean() - (1 - probability(FAKE)).log().mean()),
+        (
+            losses.cross_entropy_discriminator(REAL, FAKE),
+            -probability(REAL).log().mean() - (1 - probability(FAKE)).log().mean(),
+        ),
         (losses.minimax_generator(FAKE), (1 - probability(FAKE)).log().mean()),
         (losses.non_saturating_generator(FAKE), -probability(FAKE).log().mean()),
         (losses.wasserstein_discriminator(REAL, FAKE), FAKE.mean() - REAL.mean()),
@@ -69,9 +72,7 @@ def test_js_bound_is_the_divergence_at_the_optimal_discriminator() -> None:
     optimal = (p.double() / q.double()).log()
     loss = losses.cross_entropy_discriminator(optimal.repeat_interleave(p), optimal.repeat_interleave(q))
     middle = (p + q) / 20
-    divergence = sum(
-        0.5 * float((side / 10 * (side / 10 / middle).log()).sum()) for side in (p.double(), q.double())
-    )
+    divergence = sum(0.5 * float((side / 10 * (side / 10 / middle).log()).sum()) for side in (p.double(), q.double()))
     assert float(losses.js_divergence_bound(loss)) == pytest.approx(divergence, rel=1e-6)
 
 
@@ -137,4 +138,6 @@ def test_penalty_is_float32_under_autocast() -> None:
 def test_two_log_two_at_indifference() -> None:
     zeros = torch.zeros(4)
     assert float(losses.cross_entropy_discriminator(zeros, zeros)) == pytest.approx(2 * math.log(2))
-    assert float(losses.js_divergence_bound(losses.cross_entropy_discriminator(zeros, zeros))) == pytest.approx(0, abs=1e-6)
+    assert float(losses.js_divergence_bound(losses.cross_entropy_discriminator(zeros, zeros))) == pytest.approx(
+        0, abs=1e-6
+    )

@@ -17,7 +17,12 @@ def test_generator_is_the_homeworks() -> None:
     generator = dcgan.Generator(in_dim=100, feature_dim=64)
     assert parameter_count(generator) == 5_142_080
     stages = [f"l2.{i}.{part}" for i in range(3) for part in ["0.weight", *(f"1.{name}" for name in BATCH_NORM)]]
-    assert list(generator.state_dict()) == ["l1.0.weight", *(f"l1.1.{name}" for name in BATCH_NORM), *stages, "l3.0.weight"]
+    assert list(generator.state_dict()) == [
+        "l1.0.weight",
+        *(f"l1.1.{name}" for name in BATCH_NORM),
+        *stages,
+        "l3.0.weight",
+    ]
     assert len(generator.state_dict()) == 25
     images = generator(torch.randn(2, 100))
     assert images.shape == (2, 3, 64, 64)

@@ -23,7 +23,10 @@ def test_every_part_of_the_key_matters() -> None:
     draws = [
         rng.normal(name, 8)
         for rng, name in [
-            (STEP, "x"), (STEP, "y"), (replace(STEP, seed=8), "x"), (replace(STEP, images_seen=352), "x"),
+            (STEP, "x"),
+            (STEP, "y"),
+            (replace(STEP, seed=8), "x"),
+            (replace(STEP, images_seen=352), "x"),
             (replace(STEP, update="g0"), "x"),
         ]
     ]

@@ -16,11 +16,13 @@ def test_a_number_is_constant() -> None:
 
 
 def test_segments_follow_one_another_and_the_last_end_holds() -> None:
-    ramp = schedule([
-        {"start": 0, "end": 1, "over_kimg": 10},
-        {"start": 1, "end": 0.5, "over_kimg": 20, "shape": "cosine"},
-        {"start": 3, "end": 4, "over_kimg": 1, "shape": "constant"},
-    ])
+    ramp = schedule(
+        [
+            {"start": 0, "end": 1, "over_kimg": 10},
+            {"start": 1, "end": 0.5, "over_kimg": 20, "shape": "cosine"},
+            {"start": 3, "end": 4, "over_kimg": 1, "shape": "constant"},
+        ]
+    )
     assert ramp.at(0) == 0
     assert ramp.at(5_000) == 0.5
     assert ramp.at(10_000) == 1

@@ -64,7 +64,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Request:
-    """What to sample. `latents` or `sources` replace drawn ones; conditions are drawn when the recipe needs and misses them."""
+    """What to sample. `latents` replace drawn ones; conditions that the recipe needs and misses are drawn."""
 
     rng: SampleRng
     n: int
@@ -98,7 +98,7 @@ class GAN(ABC):
 
     @abstractmethod
     def build_networks(self, spec: DataSpec) -> Networks:
-        """Freshly initialised networks for such data, from torch's global generator. Raises InputError when they cannot fit."""
+        """New networks for such data, initialised from torch's global generator. Raises InputError when none fit."""
 
     def plan(self, step: int) -> Plan:
         """Updates of step number `step`; pure in it."""
@@ -139,4 +139,3 @@ def freeze(module: nn.Module, frozen: bool) -> None:
 def parameter_count(module: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(parameter.numel() for parameter in module.parameters())
-

@@ -1,4 +1,4 @@
-"""The classic grid: {mlp, dcgan} x {minimax, non_saturating, wasserstein} x {nothing, weight clipping, gradient penalty}."""
+"""The classic grid: {mlp, dcgan} x {minimax, non_saturating, wasserstein} x {free, clipped, gradient penalty}."""
 
 from __future__ import annotations
 
@@ -85,10 +85,14 @@ class ClassicConfig(GanConfig):
                 "gan.objective wasserstein needs a bounded critic, its loss has no minimum otherwise; "
                 "set gan.gradient_penalty (10) or gan.weight_clip (0.01)"
             )
-        if self.gradient_penalty is not None and isinstance(self.network, DcganNetwork) and self.network.norm == "batch":
+        if (
+            self.gradient_penalty is not None
+            and isinstance(self.network, DcganNetwork)
+            and self.network.norm == "batch"
+        ):
             raise ValueError(
-                "gan.gradient_penalty penalises each image's own gradient, but gan.network.norm batch makes a logit depend "
-                "on the whole batch; set gan.network.norm to instance or none"
+                "gan.gradient_penalty penalises each image's own gradient, but gan.network.norm batch makes a logit "
+                "depend on the whole batch; set gan.network.norm to instance or none"
             )
         return self
 
@@ -133,8 +137,11 @@ class Classic(GAN):
             fake_NCHW = nets.generator(self._latents(step))
         real_logits_N, fake_logits_N = nets.discriminator(real_NCHW), nets.discriminator(fake_NCHW)
         adversarial = OBJECTIVES[self.config.objective].discriminator(real_logits_N, fake_logits_N)
-        logs = {"adversarial": adversarial.detach(), "logits_real": real_logits_N.detach().mean(),
-                "logits_fake": fake_logits_N.detach().mean()}
+        logs = {
+            "adversarial": adversarial.detach(),
+            "logits_real": real_logits_N.detach().mean(),
+            "logits_fake": fake_logits_N.detach().mean(),
+        }
         total = adversarial
         if self.config.gradient_penalty is not None:
             mix_N = step.rng.uniform("mix", step.micro_batch)
@@ -144,9 +151,11 @@ class Classic(GAN):
         if self.config.objective == "wasserstein":
             logs["wasserstein_estimate"] = -adversarial.detach()
         else:
-            logs |= {"prob_real": real_logits_N.detach().float().sigmoid().mean(),
-                     "prob_fake": fake_logits_N.detach().float().sigmoid().mean(),
-                     "js_bound": losses.js_divergence_bound(adversarial.detach())}
+            logs |= {
+                "prob_real": real_logits_N.detach().float().sigmoid().mean(),
+                "prob_fake": fake_logits_N.detach().float().sigmoid().mean(),
+                "js_bound": losses.js_divergence_bound(adversarial.detach()),
+            }
         return Loss(total, logs, stats={"sign_real": real_logits_N.detach().sign().float().mean()})
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:

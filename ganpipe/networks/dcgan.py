@@ -8,6 +8,7 @@ Legend: N images, Z latent size, C channels, H = W resolution.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal
 
 import torch
@@ -23,14 +24,16 @@ def stages_between(resolution: int) -> int:
     """Doublings between the 4x4 base and the outermost stage. Raises InputError below 8 px."""
     stages = (resolution // BASE_RESOLUTION).bit_length() - 2
     if stages < 0 or BASE_RESOLUTION << (stages + 1) != resolution:
-        raise InputError(f"dcgan makes images of 8, 16, 32, 64, ... pixels, not {resolution}; change prepare.resolution")
+        raise InputError(
+            f"dcgan makes images of 8, 16, 32, 64, ... pixels, not {resolution}; change prepare.resolution"
+        )
     return stages
 
 
 class Generator(nn.Module):
     """latents (N, Z) -> images (N, C, H, H) in [-1, 1].
 
-    A linear layer to 4x4, then transposed convolutions of kernel 5 and stride 2, each with batch normalisation and ReLU.
+    A linear layer to 4x4, then transposed convolutions of kernel 5 and stride 2, each with batch norm and ReLU.
     """
 
     def __init__(self, in_dim: int, feature_dim: int = 64, channels: int = 3, resolution: int = 64):
@@ -52,8 +55,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """images (N, C, H, H) in [-1, 1] -> logits (N,).
 
-    Convolutions of kernel 4 and stride 2 with LeakyReLU(0.2), normalised from the second on, then one 4x4 convolution. The
-    homework's closing sigmoid belongs to the loss here.
+    Convolutions of kernel 4 and stride 2 with LeakyReLU(0.2), normalised from the second on, then one 4x4 convolution.
+    The homework's closing sigmoid belongs to the loss here.
     """
 
     def __init__(self, in_dim: int = 3, feature_dim: int = 64, resolution: int = 64, norm: Norm = "batch"):
@@ -62,7 +65,7 @@ class Discriminator(nn.Module):
         self.l1 = nn.Sequential(
             nn.Conv2d(in_dim, widths[0], kernel_size=4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
-            *(_downsampling_block(inner, outer, norm) for inner, outer in zip(widths[:-1], widths[1:], strict=True)),
+            *(_downsampling_block(inner, outer, norm) for inner, outer in itertools.pairwise(widths)),
             nn.Conv2d(widths[-1], 1, kernel_size=BASE_RESOLUTION),
         )
         self.apply(init_weights)

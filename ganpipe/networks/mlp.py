@@ -5,6 +5,7 @@ Legend: N rows, Z latent size, S the shape of one row.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from torch import Tensor, nn
@@ -16,7 +17,9 @@ class Generator(nn.Module):
     def __init__(self, in_dim: int, shape: tuple[int, ...], hidden_dim: int, hidden_layers: int, bounded: bool):
         super().__init__()
         self.shape = shape
-        self.layers = nn.Sequential(*_hidden(in_dim, hidden_dim, hidden_layers), nn.Linear(hidden_dim, math.prod(shape)))
+        self.layers = nn.Sequential(
+            *_hidden(in_dim, hidden_dim, hidden_layers), nn.Linear(hidden_dim, math.prod(shape))
+        )
         self.output = nn.Tanh() if bounded else nn.Identity()
 
     def forward(self, latents_NZ: Tensor) -> Tensor:
@@ -37,6 +40,6 @@ class Discriminator(nn.Module):
 def _hidden(in_dim: int, hidden_dim: int, hidden_layers: int) -> list[nn.Module]:
     widths = [in_dim, *[hidden_dim] * hidden_layers]
     layers: list[nn.Module] = []
-    for inner, outer in zip(widths[:-1], widths[1:], strict=True):
+    for inner, outer in itertools.pairwise(widths):
         layers += [nn.Linear(inner, outer), nn.LeakyReLU(0.2)]
     return layers

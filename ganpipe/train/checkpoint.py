@@ -1,9 +1,9 @@
 """A checkpoint holds all that affects the next step: safetensors and JSON, no pickle.
 
-    generator.safetensors   moving average of the generator, ready to sample from; what is released
-    training.safetensors    networks, optimizers, shared recipe state
-    rank-00000.safetensors  this rank's own recipe state
-    progress.json           images_seen, updates, seconds, versions, threads
+generator.safetensors   moving average of the generator, ready to sample from; what is released
+training.safetensors    networks, optimizers, shared recipe state
+rank-00000.safetensors  this rank's own recipe state
+progress.json           images_seen, updates, seconds, versions, threads
 """
 
 from __future__ import annotations
@@ -45,33 +45,54 @@ Sections = dict[str, dict[str, Tensor]]
 
 
 def save_checkpoint(
-    store: Store, run_id: str, generator_file: Path, training: Sections, rank_state: dict[str, Tensor], progress: Progress
+    store: Store,
+    run_id: str,
+    generator_file: Path,
+    training: Sections,
+    rank_state: dict[str, Tensor],
+    progress: Progress,
 ) -> CheckpointRef:
     """Publish a checkpoint; it is there whole or not at all."""
     prefix = f"runs/{run_id}/checkpoints/{checkpoint_name(progress.images_seen)}"
     with tempfile.TemporaryDirectory(dir=generator_file.parent) as name:
         folder = Path(name)
         generator_file.rename(folder / "generator.safetensors")
-        flat = {f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()}
+        flat = {
+            f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()
+        }
         save_file(flat, folder / "training.safetensors")
         save_file({key: _plain(tensor) for key, tensor in rank_state.items()}, folder / "rank-00000.safetensors")
-        facts = {**progress.model_dump(), "threads": torch.get_num_threads(), "torch": torch.__version__, "ganpipe": __version__}
+        facts = {
+            **progress.model_dump(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "ganpipe": __version__,
+        }
         (folder / "progress.json").write_text(json.dumps(facts, indent=1))
         manifest: dict[str, Any] = {
-            "format": FORMAT, "kind": "checkpoint", "run_id": run_id, "images_seen": progress.images_seen,
+            "format": FORMAT,
+            "kind": "checkpoint",
+            "run_id": run_id,
+            "images_seen": progress.images_seen,
         }
         complete = store.publish(prefix, folder, manifest)
     return CheckpointRef(
-        run_id=run_id, images_seen=progress.images_seen, prefix=prefix,
+        run_id=run_id,
+        images_seen=progress.images_seen,
+        prefix=prefix,
         generator_sha256=complete["files"]["generator.safetensors"]["sha256"],
     )
 
 
-def load_checkpoint(store: Store, ref: CheckpointRef) -> tuple[Sections, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(
+    store: Store, ref: CheckpointRef
+) -> tuple[Sections, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """(training sections, this rank's recipe state, moving average, progress facts) of a checkpoint, verified."""
     manifest = store.manifest(ref.prefix)
     if manifest.get("format") != FORMAT or manifest.get("kind") != "checkpoint":
-        raise InputError(f"{store.uri}/{ref.prefix} has format {manifest.get('format')}; this version reads format {FORMAT}")
+        raise InputError(
+            f"{store.uri}/{ref.prefix} has format {manifest.get('format')}; this version reads format {FORMAT}"
+        )
     files = store.fetch(ref.prefix)
     sections: Sections = {}
     for key, tensor in load_file(files["training.safetensors"]).items():

@@ -1,10 +1,9 @@
-"""Metrics of a running training: kept on the device, read once per line, written to `metrics.jsonl` before anywhere else."""
+"""Metrics of a running training: kept on the device, read once per line, written to `metrics.jsonl` first."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,7 +51,7 @@ class MetricsLog:
             step, name = min(bad)
             raise NonFinite(
                 f"{name} was not finite at step {step} (terms affected: {', '.join(sorted(name for _, name in bad))}). "
-                "The last checkpoint is intact; lower the learning rate in train.optimizers, or try train.precision fp32"
+                "The last checkpoint is intact; lower train.optimizers' learning rates, or try train.precision fp32"
             )
         return {name: float(values.mean()) for name, values in read.items()}
 
@@ -74,4 +73,4 @@ class MetricsLog:
                 continue
         temporary = self.path.with_suffix(".partial")
         temporary.write_text("".join(kept))
-        os.replace(temporary, self.path)
+        temporary.replace(self.path)

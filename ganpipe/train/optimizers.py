@@ -18,7 +18,9 @@ def build_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter])
         case Adam():
             return torch.optim.Adam(parameters, eps=config.eps, fused=True, **_scheduled(config, 0))
         case RMSProp():
-            return torch.optim.RMSprop(parameters, alpha=config.alpha, eps=config.eps, foreach=True, **_scheduled(config, 0))
+            return torch.optim.RMSprop(
+                parameters, alpha=config.alpha, eps=config.eps, foreach=True, **_scheduled(config, 0)
+            )
         case SGD():
             return torch.optim.SGD(parameters, fused=True, **_scheduled(config, 0))
 

@@ -49,7 +49,10 @@ class Trainer:
     """Trains one run: networks, optimizers, schedules, augmentation, moving average, checkpoints."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, run_id: str, store: Store, work: Path):
-        """`work` is a local folder for what is not in the store yet. Raises InputError when recipe and data do not fit."""
+        """`work` is a local folder for what is not in the store yet.
+
+        Raises InputError when recipe and data do not fit.
+        """
         assert isinstance(config.train.seed, int) and config.train.optimizers is not None, "the config is resolved"
         self.config, self.train = config, config.train
         self.run_id, self.store, self.work = run_id, store, work
@@ -63,14 +66,14 @@ class Trainer:
 
         torch.manual_seed(derive_seed("init", self.seed))
         raw = self.gan.build_networks(self.spec)
-        self.generator = raw.generator.to(self.device, memory_format=torch.channels_last)
+        self.generator = _placed(raw.generator, self.device)
         self.ema = Ema(self.generator)
         self.g_optimizer = build_optimizer(config.train.optimizers.generator, self.generator.parameters())
         self.discriminator, self.d_optimizer = raw.discriminator, None
         self.nets = Networks(self.accelerator.prepare_model(self.generator), None)
         if raw.discriminator is not None:
             assert config.train.optimizers.discriminator is not None
-            self.discriminator = raw.discriminator.to(self.device, memory_format=torch.channels_last)
+            self.discriminator = _placed(raw.discriminator, self.device)
             self.d_optimizer = build_optimizer(config.train.optimizers.discriminator, self.discriminator.parameters())
             self.augment = Augment(config.train.augment.translation, self.device)
             self.door = Door(self.discriminator, self.augment)
@@ -106,8 +109,8 @@ class Trainer:
                     self._advance(time.monotonic() - clock)
                 if stop.requested:
                     raise Interrupted(
-                        f"{stop.reason}: run {self.run_id} stopped at {self.progress.images_seen / 1000:.1f} kimg with a checkpoint; "
-                        f"`ganpipe train --resume {self.run_id}` continues it"
+                        f"{stop.reason}: run {self.run_id} stopped at {self.progress.images_seen / 1000:.1f} kimg "
+                        f"with a checkpoint; `ganpipe train --resume {self.run_id}` continues it"
                     )
                 clock = time.monotonic()
             if newest is None or newest.images_seen < self.progress.images_seen:
@@ -191,7 +194,8 @@ class Trainer:
 
     def _means_over_ranks(self, stats: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {
-            name: self.accelerator.reduce(torch.stack([entry[name] for entry in stats]).mean(), "mean") for name in stats[0]
+            name: self.accelerator.reduce(torch.stack([entry[name] for entry in stats]).mean(), "mean")
+            for name in stats[0]
         }
 
     # --- progress --------------------------------------------------------------------------------------------------
@@ -225,10 +229,19 @@ class Trainer:
 
     def _progress_bar(self) -> tqdm:
         total = None if self.train.stop.kimg is None else round(self.train.stop.kimg * 1000)
-        layout = "{desc} {percentage:3.0f}%|{bar}| {n:.3g}/{total:.3g} kimg [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        layout = (
+            "{desc} {percentage:3.0f}%|{bar}| {n:.3g}/{total:.3g} kimg [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+        )
         return tqdm(
-            total=total, initial=self.progress.images_seen, desc="training", unit="img", unit_scale=True, dynamic_ncols=True,
-            mininterval=0.5, smoothing=0.1, bar_format=None if total is None or layout else layout,
+            total=total,
+            initial=self.progress.images_seen,
+            desc="training",
+            unit="img",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=0.5,
+            smoothing=0.1,
+            bar_format=None if total is None or layout else layout,
         )
 
     def _show(self, bar: tqdm) -> None:
@@ -241,7 +254,9 @@ class Trainer:
     def _write_metrics(self, bar: tqdm, images_per_second: float) -> None:
         assert self.metrics is not None
         means = self.metrics.means()
-        bar.set_postfix({"D": f"{means.get('discriminator/loss', 0):.3f}", "G": f"{means.get('generator/loss', 0):.3f}"}, False)
+        bar.set_postfix(
+            {"D": f"{means.get('discriminator/loss', 0):.3f}", "G": f"{means.get('generator/loss', 0):.3f}"}, False
+        )
         images_seen = self.progress.images_seen
         progress = {"progress/kimg": images_seen / 1000, "progress/images_per_second": images_per_second}
         self.metrics.write(images_seen, self.progress.seconds, {**means, **progress})
@@ -259,14 +274,24 @@ class Trainer:
             self.store.write_bytes(f"runs/{self.run_id}/metrics.jsonl", self.metrics.path.read_bytes())
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             generator_file = Path(folder) / "generator.safetensors"
-            sample.save_generator(generator_file, self.gan, self.ema.module, self.spec, self.run_id, self.progress.images_seen)
+            sample.save_generator(
+                generator_file, self.gan, self.ema.module, self.spec, self.run_id, self.progress.images_seen
+            )
             recipe = self.gan.state_dict()
             return save_checkpoint(
-                self.store, self.run_id, generator_file, {**self._sections(), "recipe": recipe["shared"]}, recipe["rank"], self.progress
+                self.store,
+                self.run_id,
+                generator_file,
+                {**self._sections(), "recipe": recipe["shared"]},
+                recipe["rank"],
+                self.progress,
             )
 
     def _sections(self) -> dict[str, dict[str, Tensor]]:
-        sections = {"generator": self.generator.state_dict(), "generator_optimizer": optimizer_tensors(self.g_optimizer)}
+        sections = {
+            "generator": self.generator.state_dict(),
+            "generator_optimizer": optimizer_tensors(self.g_optimizer),
+        }
         if self.discriminator is not None and self.d_optimizer is not None:
             sections["discriminator"] = self.discriminator.state_dict()
             sections["discriminator_optimizer"] = optimizer_tensors(self.d_optimizer)
@@ -287,7 +312,12 @@ class Trainer:
         self.progress = Progress(**{name: facts[name] for name in Progress.model_fields})
         for name, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
             if facts[name] != now:
-                log.warning("%s was %s at the checkpoint and is %s now: the run goes on, but not bit for bit", name, facts[name], now)
+                log.warning(
+                    "%s was %s at the checkpoint and is %s now: the run goes on, but not bit for bit",
+                    name,
+                    facts[name],
+                    now,
+                )
         log.info("resuming %s from images_seen=%d", self.run_id, self.progress.images_seen)
         return ref
 
@@ -299,11 +329,21 @@ class Trainer:
         log.info("starting from the weights of %s at %.1f kimg", ref.run_id, ref.images_seen / 1000)
 
     def _load_networks(self, sections: dict[str, dict[str, Tensor]], ref: CheckpointRef) -> None:
-        networks: list[tuple[str, nn.Module | None]] = [("generator", self.generator), ("discriminator", self.discriminator)]
+        networks: list[tuple[str, nn.Module | None]] = [
+            ("generator", self.generator),
+            ("discriminator", self.discriminator),
+        ]
         for name, module in networks:
             if module is None:
                 continue
             try:
                 module.load_state_dict(sections[name])
             except (KeyError, RuntimeError) as error:
-                raise InputError(f"{ref.prefix} holds another {name} than the gan section describes: {error}") from error
+                raise InputError(
+                    f"{ref.prefix} holds another {name} than the gan section describes: {error}"
+                ) from error
+
+
+def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """On the device, convolutions in the memory format that they are fast in."""
+    return module.to(device).to(memory_format=torch.channels_last)

@@ -23,7 +23,9 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def at_call(number: int, original: Callable[..., Any], last_act: Callable[..., None] | None = None) -> Callable[..., Any]:
+def at_call(
+    number: int, original: Callable[..., Any], last_act: Callable[..., None] | None = None
+) -> Callable[..., Any]:
     """`original`, except that call `number` (from 1) kills the process, after a `last_act` with its arguments."""
     calls = 0
 

@@ -82,5 +82,10 @@ def test_killed_and_resumed_equals_never_killed(moment: str, digits: Dataset, st
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     left = {item.key.split("/")[-1] for item in store.list("runs/killed/checkpoints")}
-    assert left == {"generator.safetensors", "training.safetensors", "rank-00000.safetensors", "progress.json", "manifest.json"}
-
+    assert left == {
+        "generator.safetensors",
+        "training.safetensors",
+        "rank-00000.safetensors",
+        "progress.json",
+        "manifest.json",
+    }

@@ -27,7 +27,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "non_saturating": {"objective": "non_saturating"},
     "wgan": {"objective": "wasserstein", "weight_clip": 0.01, "critic_steps": 2},
     "wgan-gp": {
-        "objective": "wasserstein", "gradient_penalty": 10, "critic_steps": 2,
+        "objective": "wasserstein",
+        "gradient_penalty": 10,
+        "critic_steps": 2,
         "network": {"name": "dcgan", "feature_dim": 4, "norm": "instance"},
     },
     "mlp": {"network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}},
@@ -85,7 +87,9 @@ def test_interrupted_and_resumed_equals_never_interrupted(
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_each_phase_reaches_every_parameter_of_its_network(name: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
+def test_each_phase_reaches_every_parameter_of_its_network(
+    name: str, digits: Dataset, store: Store, tmp_path: Path
+) -> None:
     subject = trainer(recipe(name), digits, store, tmp_path)
     for phase, network in (("discriminator", subject.discriminator), ("generator", subject.generator)):
         assert network is not None
@@ -105,9 +109,13 @@ def test_micro_batches_add_up_to_the_mean_gradient(digits: Dataset, store: Store
     network = {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}
     updated = []
     for micro_batch in (None, 4):
-        raw = tiny_raw(micro_batch=micro_batch, optimizers={
-            "generator": {"name": "sgd", "lr": 0.1}, "discriminator": {"name": "sgd", "lr": 0.1},
-        })
+        raw = tiny_raw(
+            micro_batch=micro_batch,
+            optimizers={
+                "generator": {"name": "sgd", "lr": 0.1},
+                "discriminator": {"name": "sgd", "lr": 0.1},
+            },
+        )
         raw["gan"]["network"] = network
         subject = trainer(load_config(raw), digits, store, tmp_path)
         for _ in range(3):
@@ -137,7 +145,9 @@ def test_clipped_critics_train_with_other_optimizers(
     assert not torch.equal(before, after)
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(digits: Dataset, store: Store, tmp_path: Path) -> None:
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_checkpoint(
+    digits: Dataset, store: Store, tmp_path: Path
+) -> None:
     subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
     original, poison_at = subject.gan.generator_loss, 11
 
@@ -160,8 +170,16 @@ def test_metrics_and_grids_lie_beside_the_checkpoints(digits: Dataset, store: St
     trainer(load_config(tiny_raw()), digits, store, tmp_path).fit(StopSignal())
     lines = [json.loads(line) for line in store.read_bytes("runs/run/metrics.jsonl").splitlines()]
     assert [line["images_seen"] for line in lines] == sorted({line["images_seen"] for line in lines})
-    wanted = {"discriminator/loss", "discriminator/prob_real", "discriminator/prob_fake", "generator/loss",
-              "discriminator/grad_norm", "generator/grad_norm", "progress/images_per_second", "progress/kimg"}
+    wanted = {
+        "discriminator/loss",
+        "discriminator/prob_real",
+        "discriminator/prob_fake",
+        "generator/loss",
+        "discriminator/grad_norm",
+        "generator/grad_norm",
+        "progress/images_per_second",
+        "progress/kimg",
+    }
     assert all(wanted <= set(line["metrics"]) for line in lines)
     assert all(0 <= line["metrics"]["discriminator/prob_real"] <= 1 for line in lines)
     grids = [item.key for item in store.list("runs/run/samples")]
