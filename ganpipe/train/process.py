@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from ..errors import GanpipeError, Interrupted
+from ..config import RunConfig
+from ..errors import GanpipeError, InputError, Interrupted
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
 from ..refs import CheckpointRef
-from ..runs import checkpoints, open_run, write_state
+from ..runs import RunRecord, checkpoints, open_run, write_state
 from ..settings import Settings
-from ..storage import open_store
+from ..storage import Store, open_store
 from .trainer import Trainer
 
 
@@ -30,19 +35,35 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     record, config = open_run(store, run_id)
     work = settings.home / "work" / run_id
     work.mkdir(parents=True, exist_ok=True)
-    try:
-        trainer = Trainer(config, Dataset.open(store, record.dataset.digest), run_id, store, work)
-        if record.start_checkpoint is not None and not checkpoints(store, run_id):
-            trainer.warm_start(record.start_checkpoint)
-        newest = trainer.fit(stop)
-    except Interrupted as interruption:
-        write_state(store, run_id, "interrupted", str(interruption))
-        raise
-    except GanpipeError as error:
-        write_state(store, run_id, "failed", str(error))
-        raise
-    write_state(store, run_id, "finished")
+    with alone(work, run_id):
+        try:
+            newest = _fit(config, record, store, work, stop)
+        except Interrupted as interruption:
+            write_state(store, run_id, "interrupted", str(interruption))
+            raise
+        except GanpipeError as error:
+            write_state(store, run_id, "failed", str(error))
+            raise
+        write_state(store, run_id, "finished")
     return newest
+
+
+def _fit(config: RunConfig, record: RunRecord, store: Store, work: Path, stop: StopSignal) -> CheckpointRef:
+    trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work)
+    if record.start_checkpoint is not None and not checkpoints(store, record.run_id):
+        trainer.warm_start(record.start_checkpoint)
+    return trainer.fit(stop)
+
+
+@contextmanager
+def alone(work: Path, run_id: str) -> Iterator[None]:
+    """Raises InputError when another process of this machine trains the run already."""
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"run {run_id} is being trained by another process; stop that one first") from error
+        yield
 
 
 if __name__ == "__main__":

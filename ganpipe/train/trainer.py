@@ -88,7 +88,7 @@ class Trainer:
         Raises Interrupted, after a checkpoint, when `stop` is requested; NonFinite when a loss or gradient is.
         """
         newest = self._newest_checkpoint()
-        self.metrics = MetricsLog(self.work / "metrics.jsonl", self.progress.images_seen)
+        self.metrics = self._open_metrics()
         deadline = self._deadline()
         clock, logged_images, busy = time.monotonic(), self.progress.images_seen, 0.0
         with self._progress_bar() as bar:
@@ -286,6 +286,13 @@ class Trainer:
                 recipe["rank"],
                 self.progress,
             )
+
+    def _open_metrics(self) -> MetricsLog:
+        """The run's metrics so far: this machine's, or the store's when the run began on another."""
+        path, key = self.work / "metrics.jsonl", f"runs/{self.run_id}/metrics.jsonl"
+        if not path.exists() and self.store.exists(key):
+            path.write_bytes(self.store.read_bytes(key))
+        return MetricsLog(path, self.progress.images_seen)
 
     def _sections(self) -> dict[str, dict[str, Tensor]]:
         sections = {

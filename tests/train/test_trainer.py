@@ -19,6 +19,7 @@ from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef
 from ganpipe.storage import Store
+from ganpipe.train import process
 from ganpipe.train.metrics import NonFinite
 from ganpipe.train.trainer import Trainer
 
@@ -44,7 +45,7 @@ def recipe(name: str, **train: Any) -> RunConfig:
 
 def trainer(config: RunConfig, digits: Dataset, store: Store, tmp_path: Path, run_id: str = "run") -> Trainer:
     work = tmp_path / run_id
-    work.mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     return Trainer(config, digits, run_id, store, work)
 
 
@@ -264,3 +265,24 @@ def test_not_a_generator_file(tmp_path: Path) -> None:
     path.write_bytes(b"garbage")
     with pytest.raises(InputError, match=r"x\.safetensors"):
         sample.load_generator(path)
+
+
+def test_a_run_continued_on_another_machine_keeps_its_older_metrics(
+    digits: Dataset, store: Store, tmp_path: Path
+) -> None:
+    config = load_config(tiny_raw())
+    trainer(config, digits, store, tmp_path).fit(StopSignal())
+    whole = store.read_bytes("runs/run/metrics.jsonl").splitlines()
+    store.remove(runs.checkpoints(store, "run")[-1].prefix)
+    trainer(config, digits, store, tmp_path / "elsewhere").fit(StopSignal())
+    again = store.read_bytes("runs/run/metrics.jsonl").splitlines()
+    assert [json.loads(line)["images_seen"] for line in again] == [json.loads(line)["images_seen"] for line in whole]
+
+
+def test_one_run_is_trained_by_one_process(tmp_path: Path) -> None:
+    with (
+        process.alone(tmp_path, "run"),
+        pytest.raises(InputError, match="another process"),
+        process.alone(tmp_path, "run"),
+    ):
+        pass
