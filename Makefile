@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "installing with $$python into $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
+	@UV_SYSTEM_CERTS=true VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 nightly: install  ## the main job: CONFIG=configs/digits-dcgan.yaml
