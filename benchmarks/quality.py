@@ -133,8 +133,9 @@ def main() -> None:
             digits = np.bincount(read_by["CNN"].argmax(1), minlength=10) / SAMPLES
             ratio = best.scores["fid_domain"] / controls["pca_gaussian"]["fid_domain"]
             ratios.append(ratio)
+            kimg = best.checkpoint.images_seen / 1000
             rows.append(
-                f"| {seed} | {best.checkpoint.images_seen / 1000:.0f} | {seconds:.0f} | {best.scores['fid_domain']:.2f} "
+                f"| {seed} | {kimg:.0f} | {seconds:.0f} | {best.scores['fid_domain']:.2f} "
                 f"| {ratio:.3f} | " + " | ".join(f"{confident(read):.1%}" for read in read_by.values()) + " | "
                 f"{digits.min():.1%} | {digits.max():.1%} "
                 f"| {best.scores['precision_domain']:.3f} | {best.scores['recall_domain']:.3f} |"
