@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from .errors import InputError
 from .options import GanConfig, OptimizersConfig, Section
-from .schedule import Schedule
+from .schedule import Schedule, within
 
 
 class DigitsSource(Section):
@@ -113,9 +114,7 @@ class AugmentConfig(Section):
     @field_validator("p")
     @classmethod
     def _probability(cls, value: Schedule) -> Schedule:
-        if not all(0 <= number <= 1 for number in value.values()):
-            raise ValueError("a probability lies between 0 and 1")
-        return value
+        return within(value, 0, 1)
 
 
 class TrainConfig(Section):
@@ -143,6 +142,11 @@ class TrainConfig(Section):
     """Thousands of images between two lines of metrics."""
     snapshot_kimg: float = Field(50, gt=0)
     """Thousands of images between two checkpoints, each with a grid of samples of the same noise."""
+
+    @field_validator("ema_half_life_kimg")
+    @classmethod
+    def _not_negative(cls, value: Schedule) -> Schedule:
+        return within(value, 0)
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> TrainConfig:
@@ -232,9 +236,16 @@ class RunConfig(Section):
             return value
         if not isinstance(value, Mapping):
             raise ValueError("a section with a `name` is wanted here")
-        if value.get("name") not in GANS:
+        if not isinstance(value.get("name"), str) or value["name"] not in GANS:
             raise ValueError(f"gan.name is {value.get('name')!r}; there is {', '.join(GANS)}")
         return GANS[value["name"]].Config.model_validate(value)
+
+    @model_validator(mode="after")
+    def _measured(self) -> RunConfig:
+        from .evaluate.protocol import gate_metric
+
+        gate_metric(self)  # an InputError is a ValueError; told now, not after hours of training
+        return self
 
 
 # --- from YAML and --set to a resolved RunConfig -----------------------------------------------------------------
@@ -248,7 +259,7 @@ def load_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: S
     if isinstance(config, RunConfig):
         config = config_to_json(config)
     if isinstance(config, Mapping):
-        origin, raw = "config", json.loads(json.dumps(config))
+        origin, raw = "config", _copied(dict(config), "config")
     else:
         origin, raw = str(config), read_yaml(Path(config))
     for override in overrides:
@@ -271,8 +282,28 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+class _Constructor(SafeConstructor):
+    """YAML 1.2's core schema: what looks like a date is text."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+
+
 def _yaml() -> YAML:
-    return YAML(typ="safe", pure=True)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    return yaml
+
+
+def _copied(raw: dict[str, Any], origin: str) -> dict[str, Any]:
+    """A deep copy. Raises InputError when it holds what no configuration can."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(raw))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{origin}: only mappings, lists, text, numbers, booleans and null are wanted: {error}"
+        ) from error
+    return copy
 
 
 def apply_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
@@ -285,8 +316,7 @@ def apply_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
         value = _yaml().load(text) if text.strip() else None
     except YAMLError as error:
         raise InputError(f"--set {override!r}: the value is not YAML: {error}") from error
-    raw = json.loads(json.dumps(raw))
-    parent = raw
+    parent = raw = _copied(raw, f"--set {override!r}")
     for depth, key in enumerate(keys[:-1]):
         if parent.get(key) is None:
             parent[key] = {}
@@ -304,7 +334,9 @@ def _with_recipe_defaults(raw: dict[str, Any]) -> dict[str, Any]:
     from .gans import GANS
 
     gan, train = raw.get("gan"), raw.get("train")
-    if not isinstance(gan, dict) or gan.get("name") not in GANS or not isinstance(train, dict):
+    if not isinstance(gan, dict) or not isinstance(train, dict):
+        return raw
+    if not isinstance(gan.get("name"), str) or gan["name"] not in GANS:
         return raw
     recipe = GANS[gan["name"]]
     try:
@@ -336,7 +368,10 @@ def _validated(raw: dict[str, Any], origin: str) -> RunConfig:
         for problem in error.errors(include_url=False):
             message = problem["msg"].removeprefix("Value error, ")
             given = "" if problem["type"] in ("missing", "value_error") else f" (given: {problem['input']!r})"
-            lines.append(f"{_field_path(raw, problem['loc'])}: {message}{given}")
+            field = (
+                f"{_field_path(raw, problem['loc'])}: " if problem["loc"] else ""
+            )  # a check across sections names its own
+            lines.append(f"{field}{message}{given}")
         raise InputError(f"{origin}: " + "\n  ".join(["", *lines] if len(lines) > 1 else lines)) from error
 
 
@@ -344,11 +379,13 @@ def _field_path(raw: Any, loc: Sequence[str | int]) -> str:
     """The path as the user wrote it: pydantic's names of union members are left out."""
     path, here = [], raw
     for position, key in enumerate(loc):
-        inside = (isinstance(here, Mapping) and key in here) or (isinstance(here, list) and isinstance(key, int))
+        inside = (isinstance(here, Mapping) and key in here) or (
+            isinstance(here, list) and isinstance(key, int) and key < len(here)
+        )
         if inside:
             path.append(str(key))
             here = here[key]
-        elif position == len(loc) - 1 and isinstance(here, Mapping):
+        elif position == len(loc) - 1 and isinstance(here, Mapping | list):
             path.append(str(key))
     return ".".join(path) or "the configuration"
 

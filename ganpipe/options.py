@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from .schedule import Schedule
+from .schedule import Schedule, within
+
+Rate = Annotated[Schedule, AfterValidator(lambda schedule: within(schedule, 0))]
+"""At least 0."""
+Decay = Annotated[Schedule, AfterValidator(lambda schedule: within(schedule, 0, 1, open_end=True))]
+"""At least 0 and less than 1."""
 
 
 class Section(BaseModel):
@@ -25,11 +30,11 @@ class Adam(Section):
     """Adam (arXiv:1412.6980), fused where the device has it."""
 
     name: Literal["adam"] = "adam"
-    lr: Schedule = Schedule(2e-4)
+    lr: Rate = Schedule(2e-4)
     """Step size."""
-    beta1: Schedule = Schedule(0.5)
+    beta1: Decay = Schedule(0.5)
     """Decay of the mean of the gradient, per update."""
-    beta2: Schedule = Schedule(0.999)
+    beta2: Decay = Schedule(0.999)
     """Decay of the mean of its square, per update."""
     eps: float = Field(1e-8, gt=0)
     """Added to the root of the mean square."""
@@ -39,7 +44,7 @@ class RMSProp(Section):
     """RMSProp, the optimizer of WGAN (arXiv:1701.07875, Alg. 1)."""
 
     name: Literal["rmsprop"] = "rmsprop"
-    lr: Schedule = Schedule(5e-5)
+    lr: Rate = Schedule(5e-5)
     """Step size."""
     alpha: float = Field(0.99, ge=0, lt=1)
     """Decay of the mean square of the gradient, per update."""
@@ -51,9 +56,9 @@ class SGD(Section):
     """Stochastic gradient descent."""
 
     name: Literal["sgd"] = "sgd"
-    lr: Schedule = Schedule(1e-2)
+    lr: Rate = Schedule(1e-2)
     """Step size."""
-    momentum: Schedule = Schedule(0.0)
+    momentum: Decay = Schedule(0.0)
     """Decay of the running sum of gradients, per update."""
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 class Segment(BaseModel):
     """One stretch of a schedule, `over_kimg` thousand images long."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     start: float
     """Value at the first image of the segment."""
@@ -37,7 +37,7 @@ class Segment(BaseModel):
 class Schedule(RootModel[float | tuple[Segment, ...]]):
     """A number, or segments of {start, end, over_kimg, shape} that follow one another."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     @field_validator("root")
     @classmethod
@@ -62,3 +62,11 @@ class Schedule(RootModel[float | tuple[Segment, ...]]):
         if not isinstance(self.root, tuple):
             return (self.root,)
         return tuple(value for segment in self.root for value in (segment.start, segment.end))
+
+
+def within(schedule: Schedule, low: float, high: float = math.inf, open_end: bool = False) -> Schedule:
+    """The schedule itself. Raises ValueError when a number in it lies outside of low, ..., high (without high)."""
+    if not all(low <= value <= high and not (open_end and value == high) for value in schedule.values()):
+        bound = f"at least {low:g}" if high == math.inf else f"{low:g} to {'just below ' if open_end else ''}{high:g}"
+        raise ValueError(f"every number of this schedule has to be {bound}")
+    return schedule

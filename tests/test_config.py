@@ -41,14 +41,31 @@ def test_resolved_yaml_reads_back_to_the_same(tmp_path: Path) -> None:
 
 def test_yaml_1_2_numbers_and_booleans(tmp_path: Path) -> None:
     path = tmp_path / "numbers.yaml"
-    path.write_text("a: 1e-4\nb: off\nc: 06:30\nd: yes\ne: true\nf: 010\n")
-    assert read_yaml(path) == {"a": 1e-4, "b": "off", "c": "06:30", "d": "yes", "e": True, "f": 10}
+    path.write_text("a: 1e-4\nb: off\nc: 06:30\nd: yes\ne: true\nf: 010\ng: 2026-11-23\n")
+    expected = {"a": 1e-4, "b": "off", "c": "06:30", "d": "yes", "e": True, "f": 10, "g": "2026-11-23"}
+    assert read_yaml(path) == expected
+
+
+def test_a_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "circle.yaml"
+    path.write_text("name: tiny\ngan: &gan\n  inner: *gan\n")
+    with pytest.raises(InputError, match="circle|gan"):
+        load_config(path, ["train.batch=3"])
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.bach=3", "train.bach"),
+        ("gan.name=[classic]", "gan.name"),
+        ("prepare.background=[1, 2]", "prepare.background"),
+        ("train.stop.kimg=2026-13-45", "train.stop.kimg"),
+        ("train.optimizers.generator.lr=-1", "train.optimizers.generator.lr"),
+        ("train.optimizers.generator.lr=.nan", "train.optimizers.generator.lr"),
+        ("train.optimizers.discriminator.beta1=1", "train.optimizers.discriminator.beta1"),
+        ("train.ema_half_life_kimg=-1", "train.ema_half_life_kimg"),
+        ("register.metric=fid", "^config: register.metric: 'fid' is not measured"),
+        ("register.require={kid: {at_most: 1}}", "register.require.kid"),
         ("train.batch=0", "train.batch"),
         ("train.micro_batch=5", "train.micro_batch"),
         ("train.stop={}", r"train\.stop\.kimg"),
