@@ -14,7 +14,7 @@ from typing import NoReturn
 from . import commands
 from .commands import Outcome, say
 from .errors import GanpipeError, InputError
-from .quiet import set_up_logging
+from .quiet import keep_to_ourselves, set_up_logging
 
 
 class Terminated(BaseException):
@@ -111,8 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         from .settings import Settings
 
+        settings = Settings.from_environment()
+        keep_to_ourselves(settings)
         with contextlib.redirect_stdout(sys.stderr):
-            outcome = args.function(args, Settings.from_environment())
+            outcome = args.function(args, settings)
     except GanpipeError as error:
         return _failed(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:

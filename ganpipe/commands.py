@@ -216,6 +216,8 @@ def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
     found: dict[str, dict[str, Any]] = {}
     for item in store.list("runs"):
         _, run_id, *rest = item.key.split("/")
+        if not rest:
+            continue  # no run's: somebody put a file there
         entry = found.setdefault(run_id, {"run_id": run_id, "state": "begun", "kimg": None, "evaluated": False})
         if rest == ["run.json"]:
             entry["created"] = json.loads(store.read_bytes(item.key))["created"]
@@ -246,9 +248,9 @@ def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", args.port))
-        except OSError as error:
-            raise InputError(f"--port {args.port}: {error.strerror}; give another one") from error
-    settings.home.mkdir(parents=True, exist_ok=True)
+        except (OSError, OverflowError) as error:
+            raise InputError(f"--port {args.port} cannot be had ({error}); give another one") from error
+    settings.local_folder()
     url = f"http://127.0.0.1:{args.port}"
     say(json.dumps({"url": url}) if args.json else f"MLflow at {url}; Ctrl-C ends it")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

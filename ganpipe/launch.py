@@ -61,9 +61,7 @@ def run_child(
     """
     if num_processes != 1:
         raise InputError(f"{num_processes} processes were asked for; training runs on one process in this version")
-    work = settings.home / "work"
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="child-", dir=work) as folder:
+    with tempfile.TemporaryDirectory(prefix="child-", dir=settings.local_folder("work")) as folder:
         request_path, result_path = Path(folder, "request.json"), Path(folder, "result.json")
         text = request.model_dump_json() if isinstance(request, BaseModel) else json.dumps(request)
         request_path.write_text(text, encoding="utf-8")

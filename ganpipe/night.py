@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from .config import RunConfig, config_digest
 from .errors import InputError, WorkFailed
@@ -211,11 +212,16 @@ def summary(night: Night, settings: Settings) -> str:
         "",
         f"{_verdict(night)}: {night.decision.reason}",
         "",
-        f"samples  {night.grid.removeprefix('file://')}",
-        f"report   {night.report_picture.removeprefix('file://')}",
+        f"samples  {_place(night.grid)}",
+        f"report   {_place(night.report_picture)}",
         f"look     {settings.tracking_uri if remote else 'ganpipe ui'}",
     ]
     return "\n".join(lines)
+
+
+def _place(uri: str) -> str:
+    """A path, when that is what a URI means."""
+    return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
 
 
 def _verdict(night: Night) -> str:

@@ -30,6 +30,12 @@ def set_up_logging() -> None:
             warnings.simplefilter("ignore", category)
 
 
+def keep_to_ourselves(settings: Settings) -> None:
+    """Libraries leave the user's home folder alone, and tell nobody. For child processes too."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would keep an installation id in ~/.config/mlflow
+    os.environ.setdefault("MPLCONFIGDIR", str(settings.home / "matplotlib"))
+
+
 class _Short(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
@@ -41,11 +47,9 @@ def quiet_orchestrator(settings: Settings) -> None:
 
     Must come before Prefect is imported. What the user has set is kept; with PREFECT_API_URL that server is used.
     """
-    home = settings.home / "prefect"
-    home.mkdir(parents=True, exist_ok=True)
     for name, value in {
         "DO_NOT_TRACK": "1",
-        "PREFECT_HOME": str(home),
+        "PREFECT_HOME": str(settings.local_folder("prefect")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
 from .errors import InputError
 
 TRACKING_OFF = "off"
+
+
+def file_uri(path: Path) -> str:
+    """`file:///...` of an absolute path, readable: only what has a meaning in a URI is escaped, spaces are not."""
+    return "file://" + "".join(quote(letter) if letter in "%#?" else letter for letter in str(path))
+
+
+def user_name() -> str:
+    """Who runs this; `unknown` where the system does not know the user, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 class Settings(BaseModel):
@@ -37,8 +52,11 @@ class Settings(BaseModel):
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """Settings of this process. Raises InputError for a store URI that no backend serves."""
-        home = Path(environ.get("GANPIPE_HOME") or ".ganpipe").expanduser().resolve()
-        store = environ.get("GANPIPE_STORE") or f"file://{home}/store"
+        try:
+            home = Path(environ.get("GANPIPE_HOME") or ".ganpipe").expanduser().resolve()
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"GANPIPE_HOME cannot be found: {error}; set it to an absolute path") from error
+        store = environ.get("GANPIPE_STORE") or f"{file_uri(home)}/store"
         if not store.startswith("file://"):
             raise InputError(f"GANPIPE_STORE={store!r}: only file:// stores are supported; use file:///absolute/folder")
         weights = environ.get("GANPIPE_INCEPTION_WEIGHTS")
@@ -52,6 +70,17 @@ class Settings(BaseModel):
     @property
     def tracking_on(self) -> bool:
         return self.tracking_uri.lower() not in (TRACKING_OFF, "none")
+
+    def local_folder(self, *names: str) -> Path:
+        """A folder under `home`, made when it is not there. Raises InputError when it cannot be."""
+        path = self.home.joinpath(*names)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"GANPIPE_HOME={self.home}: cannot be written to: {error}; set it to another folder"
+            ) from error
+        return path
 
     def to_environment(self) -> dict[str, str]:
         """The variables that give a child process these very settings."""

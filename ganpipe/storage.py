@@ -18,7 +18,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 from tqdm import tqdm
 
 from .errors import InputError, WorkFailed
+from .settings import file_uri
 
 MANIFEST = "manifest.json"
 TRANSFER_THREADS = 8
@@ -146,7 +147,8 @@ class Store(ABC):
     def fetch(self, prefix: str, names: Iterable[str] | None = None) -> dict[str, Path]:
         """Verified local files of a published folder, by name: all of them, or `names`.
 
-        Raises FileNotFoundError when the folder is not published, CorruptObject when bytes differ from the manifest.
+        Raises FileNotFoundError when the folder is not published, CorruptObject when a file is gone or its bytes differ
+        from the manifest.
         """
         files = self.manifest(prefix)["files"]
         wanted = list(files if names is None else names)
@@ -154,7 +156,13 @@ class Store(ABC):
         def fetch_one(name: str) -> Path:
             if name not in files:
                 raise FileNotFoundError(f"{self.uri}/{prefix} holds no {name}")
-            path = self._local(f"{prefix}/{name}")
+            try:
+                path = self._local(f"{prefix}/{name}")
+            except FileNotFoundError as error:
+                raise CorruptObject(
+                    f"{self.uri}/{prefix}/{name} stands in the manifest and is gone; "
+                    f"restore it, or remove {prefix} and make it again"
+                ) from error
             if sha256_of_file(path) != files[name]["sha256"]:
                 raise CorruptObject(
                     f"{self.uri}/{prefix}/{name} does not have the sha256 that its manifest states; "
@@ -179,7 +187,7 @@ def _in_parallel(function: Any, items: list[Any]) -> Iterator[Any]:
 
 def _transfer(function: Any, items: list[Any], total_bytes: int, what: str) -> list[Any]:
     """Apply to all items in parallel, with a progress bar when there is something to wait for."""
-    quiet = total_bytes < PROGRESS_BYTES
+    quiet = True if total_bytes < PROGRESS_BYTES else None  # None: quiet unless there is a terminal
     return list(
         tqdm(_in_parallel(function, items), total=len(items), desc=what, unit="file", disable=quiet, leave=False)
     )
@@ -192,8 +200,10 @@ class FileStore(Store):
         parsed = urlparse(uri)
         if parsed.scheme != "file" or parsed.netloc or not parsed.path.startswith("/"):
             raise InputError(f"{uri!r} is not a file store: use file:///absolute/folder")
+        if parsed.query or parsed.fragment:
+            raise InputError(f"{uri!r}: write ? and # of a folder's name as %3F and %23")
         self.root = Path(unquote(parsed.path))
-        self.uri = f"file://{self.root}"
+        self.uri = file_uri(self.root)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -290,8 +300,9 @@ class FileStore(Store):
             names[:] = [name for name in names if name != ".staging"]
             for name in files:
                 path = Path(folder) / name
-                if name != ".lock" and path.exists():
-                    found.append(ObjectInfo(key=path.relative_to(self.root).as_posix(), size=path.stat().st_size))
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    if name != ".lock":
+                        found.append(ObjectInfo(key=path.relative_to(self.root).as_posix(), size=path.stat().st_size))
         yield from sorted(found, key=lambda item: item.key)
 
     def remove(self, prefix: str) -> None:

@@ -9,7 +9,6 @@ Nothing is sent twice: MLflow itself is asked how far it got. A line of `metrics
 
 from __future__ import annotations
 
-import getpass
 import io
 import json
 import logging
@@ -29,7 +28,7 @@ from .config import config_to_json
 from .errors import InputError, WorkFailed
 from .refs import EvalReport
 from .runs import open_run
-from .settings import Settings
+from .settings import Settings, user_name
 from .storage import Store
 
 if TYPE_CHECKING:
@@ -196,7 +195,7 @@ class _Sink:
             RUN_TAG: self.run_id,
             "ganpipe.config_digest": self.record.config_digest,
             "ganpipe.dataset_digest": self.record.dataset.digest,
-            "mlflow.user": getpass.getuser(),
+            "mlflow.user": user_name(),
             "mlflow.source.name": "ganpipe",
         }
         if "sha" in self.record.git:

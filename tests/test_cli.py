@@ -20,6 +20,7 @@ from ganpipe.config import load_config
 from ganpipe.errors import InputError
 from ganpipe.night import aligned, git_state, night
 from ganpipe.settings import Settings
+from ganpipe.storage import Store
 
 
 @pytest.fixture
@@ -74,6 +75,36 @@ def test_a_wrong_field_is_named(config: str, capsys: pytest.CaptureFixture[str])
         assert main(["run", config, *orchestrated, "--set", "train.batch=many"]) == 2
         err = capsys.readouterr().err
         assert "train.batch" in err and "Traceback" not in err
+
+
+def test_places_that_cannot_be_used_are_named(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("GANPIPE_TRACKING_URI", "sqlite:///nowhere.db")
+    for command in (["run", config], ["run", config, "--no-orchestrator"], ["train", config], ["ui", "--port", "0"]):
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert "GANPIPE_HOME" in err and "Traceback" not in err
+    assert main(["ui", "--port", "99999"]) == 2
+
+
+def test_runs_passes_over_what_is_no_run(capsys: pytest.CaptureFixture[str], settings: Settings, store: Store) -> None:
+    store.write_bytes("runs/.DS_Store", b"")
+    assert main(["runs", "--json"]) == 0
+    assert said(capsys) == {"runs": []}
+
+
+def test_libraries_write_nothing_to_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("MPLCONFIGDIR", "MLFLOW_DISABLE_TELEMETRY"):
+        monkeypatch.setenv(name, "x")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    assert main(["runs"]) == 0
+    assert os.environ["MPLCONFIGDIR"] == str(settings.home / "matplotlib")
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_unexpected_errors_have_a_traceback(

@@ -49,7 +49,7 @@ def test_yaml_1_2_numbers_and_booleans(tmp_path: Path) -> None:
 def test_a_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "circle.yaml"
     path.write_text("name: tiny\ngan: &gan\n  inner: *gan\n")
-    with pytest.raises(InputError, match="circle|gan"):
+    with pytest.raises(InputError, match="Circular"):
         load_config(path, ["train.batch=3"])
 
 

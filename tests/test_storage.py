@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ganpipe.errors import InputError
+from ganpipe.settings import Settings
 from ganpipe.storage import Conflict, CorruptObject, FileStore, Store, open_store, sha256_of_bytes
 
 
@@ -270,7 +271,7 @@ def test_changed_bytes_are_named(store: Store, folder: Path, damage: bytes) -> N
 def test_a_lost_object_is_named(store: Store, folder: Path) -> None:
     store.publish("datasets/one", folder, {})
     store.remove("datasets/one/a.bin")
-    with pytest.raises(FileNotFoundError, match=r"datasets/one/a\.bin"):
+    with pytest.raises(CorruptObject, match=r"datasets/one/a\.bin .* is gone"):
         store.fetch("datasets/one")
 
 
@@ -322,3 +323,18 @@ def test_others_may_read_what_the_umask_lets_them(tmp_path: Path, folder: Path) 
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in store.root.rglob("*")}
     assert {mode for path, mode in modes.items() if path.is_file()} == {0o644}
     assert {mode for path, mode in modes.items() if path.is_dir()} == {0o755}
+
+
+@pytest.mark.parametrize("name", ["with space", "größe", "a#b?c%20d;e"])
+def test_any_folder_can_be_the_store(tmp_path: Path, name: str) -> None:
+    settings = Settings.from_environment({"GANPIPE_HOME": str(tmp_path / name)})
+    store = open_store(settings.store)
+    store.write_bytes("a", b"1")
+    assert (tmp_path / name / "store" / "a").read_bytes() == b"1"
+    assert store.uri == settings.store and [item.key for item in open_store(store.uri).list()] == ["a"]
+
+
+def test_ambiguous_uris_are_refused(tmp_path: Path) -> None:
+    for end in ("a#b", "a?b"):
+        with pytest.raises(InputError, match="%23"):
+            open_store(f"file://{tmp_path}/{end}")

@@ -134,7 +134,8 @@ def _compute(
 
 
 def _progress(images: np.ndarray | Tensor, what: str) -> Iterator[Tensor]:
-    return iter(tqdm(chunks(images), total=-(-len(images) // CHUNK), desc=what, unit="chunk", leave=False))
+    total = -(-len(images) // CHUNK)
+    return iter(tqdm(chunks(images), total=total, desc=what, unit="chunk", leave=False, disable=None))
 
 
 # --- one file in the store, verified when read -------------------------------------------------------------------

@@ -168,7 +168,7 @@ def _fit(network: DomainNetwork, images: Tensor, labels: Tensor) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
     network.train()
-    for _ in trange(STEPS, desc="domain extractor", unit="step", leave=False):
+    for _ in trange(STEPS, desc="domain extractor", unit="step", leave=False, disable=None):
         rows = torch.randint(len(images), (BATCH,), generator=draws)
         loss = F.cross_entropy(network(_shifted(images[rows], draws))[1], labels[rows], label_smoothing=0.05)
         optimizer.zero_grad()

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 from ..config import RunConfig
-from ..errors import InputError
 from ..refs import DatasetRef
 from ..settings import Settings
 from ..storage import Store, open_store
@@ -45,11 +44,7 @@ def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) 
     from .shards import write_shards
 
     log.info("preparing %s", found.place)
-    try:
-        (settings.home / "work").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"GANPIPE_HOME={settings.home}: cannot be written to: {error}; name another folder") from error
-    with tempfile.TemporaryDirectory(dir=settings.home / "work", prefix="prepare-") as work:
+    with tempfile.TemporaryDirectory(dir=settings.local_folder("work"), prefix="prepare-") as work:
         rows = decode(found.load(), config.prepare, Path(work) / "pixels")
         shards = Path(work) / "shards"
         shards.mkdir()

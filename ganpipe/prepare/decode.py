@@ -69,7 +69,7 @@ def decode(dataset: datasets.Dataset, config: PrepareConfig, spool: Path) -> Row
     with (
         spool.open("wb") as stream,
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(dataset), desc="decoding", unit="image", delay=1, leave=False) as progress,
+        tqdm(total=len(dataset), desc="decoding", unit="image", delay=1, leave=False, disable=None) as progress,
     ):
         for batch in dataset.iter(batch_rows):
             batch_labels: Sequence[int | None] = batch["label"] if labelled else [None] * len(batch["image"])

@@ -8,7 +8,6 @@ log/<UTC>-<kind>-<hex>.json  one record for every decision, never changed
 
 from __future__ import annotations
 
-import getpass
 import secrets
 import socket
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from ..errors import InputError
 from ..refs import Decision, EvalReport, ModelRef, Ref
+from ..settings import user_name
 from ..storage import Conflict, CorruptObject, Store
 
 AnyRef = TypeVar("AnyRef", bound=Ref)
@@ -58,11 +58,7 @@ class AuditRecord(Ref):
 
 def whoami() -> str:
     """user@host of this process."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # no such user in a container
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
+    return f"{user_name()}@{socket.gethostname()}"
 
 
 def _parsed(store: Store, key: str, kind: type[AnyRef], data: bytes) -> AnyRef:
