@@ -250,7 +250,7 @@ def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
             probe.bind(("127.0.0.1", args.port))
         except (OSError, OverflowError) as error:
             raise InputError(f"--port {args.port} cannot be had ({error}); give another one") from error
-    settings.local_folder()
+    settings.prepared_tracking_uri()
     url = f"http://127.0.0.1:{args.port}"
     say(json.dumps({"url": url}) if args.json else f"MLflow at {url}; Ctrl-C ends it")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")

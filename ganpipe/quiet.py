@@ -31,8 +31,9 @@ def set_up_logging() -> None:
 
 
 def keep_to_ourselves(settings: Settings) -> None:
-    """Libraries leave the user's home folder alone, and tell nobody. For child processes too."""
+    """Libraries leave the user's home folder alone, tell nobody, and draw no bars. For child processes too."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would keep an installation id in ~/.config/mlflow
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MPLCONFIGDIR", str(settings.home / "matplotlib"))
 
 

@@ -6,7 +6,7 @@ import getpass
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,9 +15,16 @@ from .errors import InputError
 TRACKING_OFF = "off"
 
 
+SQLITE = "sqlite:///"
+
+
 def file_uri(path: Path) -> str:
     """`file:///...` of an absolute path, readable: only what has a meaning in a URI is escaped, spaces are not."""
-    return "file://" + "".join(quote(letter) if letter in "%#?" else letter for letter in str(path))
+    return f"file://{_escaped(path)}"
+
+
+def _escaped(path: Path) -> str:
+    return "".join(quote(letter) if letter in "%#?" else letter for letter in str(path))
 
 
 def user_name() -> str:
@@ -63,7 +70,7 @@ class Settings(BaseModel):
         return cls(
             home=home,
             store=store,
-            tracking_uri=environ.get("GANPIPE_TRACKING_URI") or f"sqlite:///{home}/mlflow.db",
+            tracking_uri=environ.get("GANPIPE_TRACKING_URI") or f"{SQLITE}{_escaped(home)}/mlflow.db",
             inception_weights=Path(weights).expanduser() if weights else None,
         )
 
@@ -81,6 +88,16 @@ class Settings(BaseModel):
                 f"GANPIPE_HOME={self.home}: cannot be written to: {error}; set it to another folder"
             ) from error
         return path
+
+    def prepared_tracking_uri(self) -> str:
+        """`tracking_uri`, with the folder of an SQLite file made. Raises InputError when it cannot be."""
+        if self.tracking_uri.startswith(SQLITE):
+            path = Path(unquote(self.tracking_uri.removeprefix(SQLITE).partition("?")[0]))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"GANPIPE_TRACKING_URI={self.tracking_uri}: {error}") from error
+        return self.tracking_uri
 
     def to_environment(self) -> dict[str, str]:
         """The variables that give a child process these very settings."""

@@ -138,12 +138,18 @@ def short_timeouts() -> Iterator[None]:
 def _explained(settings: Settings) -> Iterator[None]:
     if not settings.tracking_on:
         raise InputError("tracking is off; set GANPIPE_TRACKING_URI, or unset it for SQLite under GANPIPE_HOME")
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except MlflowException as error:
-        raise WorkFailed(f"MLflow at {settings.tracking_uri} does not take the run: {error.message}") from error
+    except mlflow_errors() as error:
+        raise WorkFailed(f"MLflow at {settings.tracking_uri} does not take the run: {error}") from error
+
+
+def mlflow_errors() -> tuple[type[Exception], ...]:
+    """What an MLflow that is away raises: its own errors, those of its connection, and those of its database."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
 
 
 def _up_to_date(store: Store, run_id: str, settings: Settings) -> _Sink:
@@ -173,9 +179,7 @@ class _Sink:
         self.store, self.run_id = store, run_id
         self.record, self.config = open_run(store, run_id)
         self.started = round(self.record.created.timestamp() * 1000)
-        if settings.tracking_uri.startswith("sqlite:///"):
-            Path(settings.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self.client: MlflowClient = MlflowClient(tracking_uri=settings.tracking_uri)
+        self.client: MlflowClient = MlflowClient(tracking_uri=settings.prepared_tracking_uri())
         proxied = settings.tracking_uri.startswith("http")
         run = self._find_or_create(None if proxied else f"{store.uri}/mlflow")
         self.id: str = run.info.run_id
@@ -221,7 +225,7 @@ class _Sink:
         return str(found.experiment_id)
 
     def _send_params(self, run: Run) -> None:
-        """Those that are missing: MLflow refuses to change one, and a longer `train.stop` continues the same run."""
+        """Those that are missing: MLflow refuses to send one twice with another value."""
         from mlflow.entities import Param
 
         values = _flattened(config_to_json(self.config))

@@ -5,6 +5,7 @@ Everything goes through a client with an explicit URI, save the one call that he
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import tempfile
@@ -42,20 +43,18 @@ def client_of(settings: Settings) -> MlflowClient:
         )
     from mlflow import MlflowClient
 
-    path = settings.tracking_uri.removeprefix("sqlite:///")
-    if path != settings.tracking_uri:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+    uri = settings.prepared_tracking_uri()
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager
 def _explained(settings: Settings, what: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
+    from ..tracking import mlflow_errors
 
     try:
         yield
-    except MlflowException as error:
-        raise WorkFailed(f"MLflow at {settings.tracking_uri} could not {what}: {error.message}") from error
+    except mlflow_errors() as error:
+        raise WorkFailed(f"MLflow at {settings.tracking_uri} could not {what}: {error}") from error
 
 
 # --- registering -------------------------------------------------------------------------------------------------
@@ -167,9 +166,12 @@ def _new_version(
     finite = {name: value for name, value in best.scores.items() if math.isfinite(value)}
     of_model = {"model_id": logged.model_id, "run_id": run_id}
     client.log_batch(run_id, metrics=[Metric(name, value, now, step, **of_model) for name, value in finite.items()])
-    # MLflow looks a models:/ source up under the global tracking URI, whatever a client's own is.
+    # mlflow.register_model does the same, and prints. A models:/ source is looked up under the global tracking URI,
+    # whatever a client's own is.
     mlflow.set_tracking_uri(settings.tracking_uri)
-    version = mlflow.register_model(logged.model_uri, product, tags=tags)
+    version = client.create_model_version(product, logged.model_uri, tags=tags, model_id=logged.model_id)
+    versions = [{"name": product, "version": version.version}]
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps(versions)})
     client.update_model_version(product, version.version, description=describe(report))
     ref = _ref(version, report)
     audit.write_version(store, ref, report)
@@ -219,14 +221,12 @@ def aliases(product: str, settings: Settings) -> dict[str, str] | None:
     """alias -> version; None when MLflow is off, is out of reach, or does not know the product (with a warning)."""
     if not settings.tracking_on:
         return None
-    from mlflow.exceptions import MlflowException
-
-    from ..tracking import short_timeouts
+    from ..tracking import mlflow_errors, short_timeouts
 
     try:
         with short_timeouts():
             found = client_of(settings).get_registered_model(product).aliases
-    except (MlflowException, OSError) as error:
+    except mlflow_errors() as error:
         log.warning("MLflow at %s cannot tell the aliases of %s: %s", settings.tracking_uri, product, error)
         return None
     return {alias: str(version) for alias, version in found.items()}
@@ -239,14 +239,12 @@ def mirror(product: str, store: Store, settings: Settings) -> None:
     """
     if not settings.tracking_on:
         return
-    from mlflow.exceptions import MlflowException
-
-    from ..tracking import short_timeouts
+    from ..tracking import mlflow_errors, short_timeouts
 
     try:
         with short_timeouts():
             _mirror(product, store, client_of(settings))
-    except (MlflowException, OSError) as error:
+    except mlflow_errors() as error:
         log.warning(
             "the aliases of %s in MLflow at %s are behind the store; the next command tries again: %s",
             product,
