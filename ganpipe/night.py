@@ -76,6 +76,7 @@ def night(
     dataset: DatasetRef = call("prepare", prepare.run, config, settings)
     log.info("data set %s: %s", dataset.digest[:12], ", ".join(f"{n} {split}" for split, n in dataset.rows.items()))
 
+    evaluate.check(config, settings)
     config = with_seed(config, started)
     record = new_record(config, dataset, settings, started, flow_run_id=flow_run_id)
     _headline(2, "train", f"run {record.run_id}, {config.gan.name}, seed {config.train.seed}")

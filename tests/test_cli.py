@@ -83,11 +83,14 @@ def test_places_that_cannot_be_used_are_named(
     (tmp_path / "file").touch()
     monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / "file"))
     monkeypatch.setenv("GANPIPE_TRACKING_URI", "sqlite:///nowhere.db")
-    for command in (["run", config], ["run", config, "--no-orchestrator"], ["train", config], ["ui", "--port", "0"]):
+    for command in (["run", config], ["run", config, "--no-orchestrator"], ["train", config]):
         assert main(command) == 2
         err = capsys.readouterr().err
         assert "GANPIPE_HOME" in err and "Traceback" not in err
-    assert main(["ui", "--port", "99999"]) == 2
+    monkeypatch.setenv("GANPIPE_TRACKING_URI", f"sqlite:///{tmp_path}/file/mlflow.db")
+    for port in ("0", "99999"):
+        assert main(["ui", "--port", port]) == 2
+    assert "GANPIPE_TRACKING_URI" in capsys.readouterr().err
 
 
 def test_runs_passes_over_what_is_no_run(capsys: pytest.CaptureFixture[str], settings: Settings, store: Store) -> None:
@@ -154,6 +157,18 @@ def test_a_night_calls_every_stage_once_in_order(monkeypatch: pytest.MonkeyPatch
     record = calls[1][1]
     assert record.created == started and record.git == git_state()
     assert night(config, settings, started=datetime.now(UTC)).run_id != first.run_id, "a new night is a new run"
+
+
+def test_missing_inception_weights_are_told_before_a_training(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
+) -> None:
+    calls = replace_stages(monkeypatch)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = load_config(tiny_raw(), ["evaluate.extractor=inception"])
+    settings = settings.model_copy(update={"tracking_uri": "sqlite:///nowhere.db"})
+    with pytest.raises(InputError, match="GANPIPE_INCEPTION_WEIGHTS"):
+        night(config, settings, started=datetime.now(UTC))
+    assert [name for name, _ in calls] == ["prepare"]
 
 
 def test_tables_are_aligned() -> None:

@@ -16,9 +16,10 @@ from ..errors import InputError
 from ..launch import run_child
 from ..refs import CheckpointRef, EvalReport, ScoreSheet
 from ..settings import Settings
+from ..storage import open_store
 from .protocol import gate_metric, seeds
 
-__all__ = ["RunRequest", "ScoreRequest", "run", "score", "seeds"]
+__all__ = ["RunRequest", "ScoreRequest", "check", "run", "score", "seeds"]
 
 MODULE = "ganpipe.evaluate.process"
 
@@ -45,6 +46,14 @@ class ScoreRequest(BaseModel):
     dataset_digest: str
     checkpoints: list[CheckpointRef]
     seeds: list[int]
+
+
+def check(config: RunConfig, settings: Settings) -> None:
+    """What would stop an evaluation, told before a training. Raises InputError when Inception's weights are missing."""
+    if config.evaluate.extractor == "inception":
+        from .extractors import find_inception
+
+        find_inception(open_store(settings.store), settings)
 
 
 def run(config: RunConfig, run_id: str, settings: Settings) -> EvalReport:

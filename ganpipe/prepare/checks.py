@@ -31,17 +31,18 @@ def check_rows(rows: dict[str, int], config: RunConfig) -> None:
             f"to train the feature extractor on, {MIN_EXTRACTOR_IMAGES} are needed; raise prepare.extractor_fraction, "
             "add images, or set evaluate.extractor to `inception`"
         )
-    _check_feature_dimension(rows["test"], config)
+    if not evaluate.allow_few:
+        given = "evaluate.num_samples is" if evaluate.num_samples else "the number of held-out images is"
+        _check_feature_dimension(evaluate.num_samples or rows["test"], given, config)
+        _check_feature_dimension(rows["train"], "the number of training images is", config)
 
 
-def _check_feature_dimension(test_images: int, config: RunConfig) -> None:
+def _check_feature_dimension(images: int, given: str, config: RunConfig) -> None:
     """A covariance of no more images than dimensions is singular, and a Frechet distance from it means little."""
     evaluate = config.evaluate
     dimension = FEATURE_DIMENSIONS[evaluate.extractor]
-    images = evaluate.num_samples or test_images
-    if images > dimension or evaluate.allow_few:
+    if images > dimension:
         return
-    given = "evaluate.num_samples is" if evaluate.num_samples else "the number of held-out images is"
     raise InputError(
         f"{given} {images:,}, and evaluate.extractor `{evaluate.extractor}` has {dimension:,} features: more images "
         "than features are needed. Raise evaluate.num_samples or prepare.test_fraction, add images, or set "

@@ -147,8 +147,10 @@ def test_too_few(configure: Configure, settings: Settings, images: Path, fields:
     assert named in refused(configure(images, **fields), settings)
 
 
-def test_enough_generated_samples_are_enough(configure: Configure, settings: Settings, images: Path) -> None:
-    prepare.run(configure(images, evaluate={"extractor": "inception", "num_samples": 2049}), settings)
+def test_both_sides_of_a_score_need_enough_images(configure: Configure, settings: Settings, images: Path) -> None:
+    many = {"extractor": "inception", "num_samples": 2049}
+    assert "the number of training images is" in refused(configure(images, evaluate=many), settings)
+    prepare.run(configure(images, evaluate={**many, "allow_few": True}), settings)
 
 
 def test_home_that_cannot_be_written(configure: Configure, settings: Settings, images: Path, tmp_path: Path) -> None:
