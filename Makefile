@@ -24,11 +24,11 @@ $(STAMP): pyproject.toml constraints.txt
 	echo "installing with $$python into $(VENV)"; \
 	"$$python" -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@UV_SYSTEM_CERTS=true VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
+	@UV_SYSTEM_CERTS=true VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 nightly: install  ## the main job: CONFIG=configs/digits-dcgan.yaml
-	@$(BIN)/ganpipe run $(CONFIG); code=$$?; \
+	@$(BIN)/ganpipe run "$(CONFIG)"; code=$$?; \
 	if [ $$code -eq 3 ]; then echo "the gate kept the champion: a normal night, production is unchanged"; exit 0; fi; \
 	exit $$code
 
