@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -28,6 +27,7 @@ from pydantic import BaseModel
 
 from .errors import GanpipeError, GateRefused, InputError, Interrupted, WorkFailed
 from .settings import Settings
+from .storage import scratch_folder
 
 GRACE_SECONDS = 20.0
 """For writing a last checkpoint after a signal."""
@@ -61,8 +61,8 @@ def run_child(
     """
     if num_processes != 1:
         raise InputError(f"{num_processes} processes were asked for; training runs on one process in this version")
-    with tempfile.TemporaryDirectory(prefix="child-", dir=settings.local_folder("work")) as folder:
-        request_path, result_path = Path(folder, "request.json"), Path(folder, "result.json")
+    with scratch_folder(settings.local_folder("work"), "child-") as folder:
+        request_path, result_path = folder / "request.json", folder / "result.json"
         text = request.model_dump_json() if isinstance(request, BaseModel) else json.dumps(request)
         request_path.write_text(text, encoding="utf-8")
         process = subprocess.Popen(

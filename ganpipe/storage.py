@@ -268,9 +268,7 @@ class FileStore(Store):
     def _publish_files(self, prefix: str, files: dict[str, Path], manifest: bytes) -> None:
         """A folder appears by one rename, so a reader that ignores manifests sees nothing half-written either."""
         target = self._path(prefix)
-        staging = self._staging(target) / uuid.uuid4().hex
-        try:
-            staging.mkdir()
+        with scratch_folder(self._staging(target)) as staging:
             for name, path in files.items():
                 copy = staging / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -284,8 +282,6 @@ class FileStore(Store):
                     self.remove(prefix)
                 staging.rename(target)
             _fsync(target.parent)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
 
     def _local(self, key: str) -> Path:
         path = self._path(key)
@@ -312,6 +308,45 @@ class FileStore(Store):
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
+    """A new folder in `parent` that is gone in the end. Those that killed processes left there go too.
+
+    Whoever works in one holds a lock on it: what can be locked is nobody's.
+    """
+    guard = os.open(parent, os.O_RDONLY)
+    try:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        for left in parent.glob(f"{prefix}*"):
+            if left.is_dir() and _is_nobodys(left):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = parent / f"{prefix}{uuid.uuid4().hex}"
+        folder.mkdir()
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    finally:
+        os.close(guard)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _is_nobodys(folder: Path) -> bool:
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:  # it became what it was made for
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def _fsync(path: Path) -> None:

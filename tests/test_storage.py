@@ -17,7 +17,7 @@ import pytest
 
 from ganpipe.errors import InputError
 from ganpipe.settings import Settings
-from ganpipe.storage import Conflict, CorruptObject, FileStore, Store, open_store, sha256_of_bytes
+from ganpipe.storage import Conflict, CorruptObject, FileStore, Store, open_store, scratch_folder, sha256_of_bytes
 
 
 @pytest.fixture(params=["file"])
@@ -338,3 +338,12 @@ def test_ambiguous_uris_are_refused(tmp_path: Path) -> None:
     for end in ("a#b", "a?b"):
         with pytest.raises(InputError, match="%23"):
             open_store(f"file://{tmp_path}/{end}")
+
+
+def test_what_killed_processes_left_goes_and_what_others_work_on_stays(tmp_path: Path) -> None:
+    (tmp_path / "x-left").mkdir()
+    (tmp_path / "x-left" / "file").touch()
+    (tmp_path / "another").mkdir()
+    with scratch_folder(tmp_path, "x-") as first, scratch_folder(tmp_path, "x-") as second:
+        assert first.is_dir() and second.is_dir() and not (tmp_path / "x-left").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["another"]

@@ -6,13 +6,11 @@ Importing this is cheap: what is prepared already is found without decoding, or 
 from __future__ import annotations
 
 import logging
-import tempfile
-from pathlib import Path
 
 from ..config import RunConfig
 from ..refs import DatasetRef
 from ..settings import Settings
-from ..storage import Store, open_store
+from ..storage import Store, open_store, scratch_folder
 from . import index
 from .checks import check_rows
 from .manifest import DataManifest
@@ -44,9 +42,9 @@ def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) 
     from .shards import write_shards
 
     log.info("preparing %s", found.place)
-    with tempfile.TemporaryDirectory(dir=settings.local_folder("work"), prefix="prepare-") as work:
-        rows = decode(found.load(), config.prepare, Path(work) / "pixels")
-        shards = Path(work) / "shards"
+    with scratch_folder(settings.local_folder("work"), "prepare-") as work:
+        rows = decode(found.load(), config.prepare, work / "pixels")
+        shards = work / "shards"
         shards.mkdir()
         manifest = write_shards(rows, config.prepare, shards)
         ref = manifest.ref

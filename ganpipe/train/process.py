@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..config import RunConfig
-from ..errors import GanpipeError, InputError, Interrupted
+from ..errors import InputError, Interrupted
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
 from ..refs import CheckpointRef
@@ -36,13 +37,14 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     work = settings.home / "work" / run_id
     work.mkdir(parents=True, exist_ok=True)
     with alone(work, run_id):
+        _tidy(work)
         try:
             newest = _fit(config, record, store, work, stop)
         except Interrupted as interruption:
             write_state(store, run_id, "interrupted", str(interruption))
             raise
-        except GanpipeError as error:
-            write_state(store, run_id, "failed", str(error))
+        except Exception as error:
+            write_state(store, run_id, "failed", str(error) or type(error).__name__)
             raise
         write_state(store, run_id, "finished")
     return newest
@@ -53,6 +55,13 @@ def _fit(config: RunConfig, record: RunRecord, store: Store, work: Path, stop: S
     if record.start_checkpoint is not None and not checkpoints(store, record.run_id):
         trainer.warm_start(record.start_checkpoint)
     return trainer.fit(stop)
+
+
+def _tidy(work: Path) -> None:
+    """Remove the half-made checkpoints that a killed process left; nobody else is at work here."""
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

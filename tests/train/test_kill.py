@@ -77,6 +77,8 @@ def test_killed_and_resumed_equals_never_killed(moment: str, digits: Dataset, st
     assert resumed_from is None or resumed_from.images_seen > 0
     resumed = process.train({"run_id": "killed"}, StopSignal())
 
+    assert not [path for path in (settings.home / "work" / "killed").iterdir() if path.is_dir()]
+
     ours, theirs = all_weights(store, resumed), all_weights(store, straight)
     assert resumed.images_seen == straight.images_seen
     assert ours.keys() == theirs.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ganpipe.errors import InputError, Interrupted
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef
+from ganpipe.settings import Settings
 from ganpipe.storage import Store
 from ganpipe.train import process
 from ganpipe.train.metrics import NonFinite
@@ -213,11 +215,13 @@ def test_a_damaged_checkpoint_is_passed_over(
     path = store.fetch(newest.prefix)["training.safetensors"]
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
-    path.write_bytes(damaged)
-    subject = trainer(config, digits, store, tmp_path)
-    subject._newest_checkpoint()
-    assert subject.progress.images_seen == older.images_seen
-    assert newest.prefix in caplog.text
+    for damage in (lambda: path.write_bytes(damaged), path.unlink):
+        damage()
+        caplog.clear()
+        subject = trainer(config, digits, store, tmp_path)
+        subject._newest_checkpoint()
+        assert subject.progress.images_seen == older.images_seen
+        assert newest.prefix in caplog.text
 
 
 def test_warm_start_takes_the_weights_and_nothing_else(digits: Dataset, store: Store, tmp_path: Path) -> None:
@@ -286,3 +290,18 @@ def test_one_run_is_trained_by_one_process(tmp_path: Path) -> None:
         process.alone(tmp_path, "run"),
     ):
         pass
+
+
+def test_whatever_ends_a_training_is_its_state(
+    digits: Dataset, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_run = {"run_id": "run", "dataset": digits.manifest.ref, "created": datetime.now(UTC), "config_digest": "c"}
+    runs.begin_run(store, runs.RunRecord.model_validate(begin_run), load_config(tiny_raw()))
+
+    def out_of_memory(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(process, "_fit", out_of_memory)
+    with pytest.raises(RuntimeError):
+        process.train({"run_id": "run"}, StopSignal())
+    assert json.loads(store.read_bytes("runs/run/state.json"))["state"] == "failed"
