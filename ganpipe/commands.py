@@ -187,6 +187,8 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     generator = sample.load_generator(weights)
     images = sample.draw_images(generator.gan, generator.module, args.seed, args.n).numpy()
     path = Path(args.out).expanduser()
+    if path.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
+        raise InputError(f"--out {args.out}: grids are written as .png; a name without suffix is a folder of PNGs")
     try:
         if path.suffix.lower() == ".png":
             path.parent.mkdir(parents=True, exist_ok=True)

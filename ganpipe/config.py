@@ -120,9 +120,9 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """Stage 2: from shards to checkpoints."""
 
-    batch: int = Field(64, ge=1)
+    batch: int = Field(64, ge=2)
     """Real images in one D update, over all processes."""
-    micro_batch: int | None = Field(None, ge=1)
+    micro_batch: int | None = Field(None, ge=2)
     """Images in one forward pass: the unit in which anything that mixes examples works. null: the whole batch."""
     stop: StopConfig
     """When to end."""

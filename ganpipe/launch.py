@@ -66,8 +66,8 @@ def run_child(
         text = request.model_dump_json() if isinstance(request, BaseModel) else json.dumps(request)
         request_path.write_text(text, encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", module, str(request_path), str(result_path), str(grace_seconds)],
-            env={**SHORT_SPIN, **os.environ, **settings.to_environment()},
+            [sys.executable, "-P", "-m", module, str(request_path), str(result_path), str(grace_seconds)],
+            env={**SHORT_SPIN, **os.environ, **settings.to_environment(), "PYTHONPATH": _import_path()},
             stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
             stdout=2,  # our own stdout belongs to results
             start_new_session=True,
@@ -85,6 +85,12 @@ def run_child(
             if process.stdin:
                 process.stdin.close()
         return _result(module, result_path, process.returncode)
+
+
+def _import_path() -> str:
+    """PYTHONPATH of a child: what this process imports ganpipe from, and never (-P) the working directory as such."""
+    ours = str(Path(__file__).parents[1])
+    return os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

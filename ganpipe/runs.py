@@ -126,10 +126,10 @@ def sound_checkpoints(store: Store, run_id: str) -> Iterator[CheckpointRef]:
             yield _checkpoint_ref(store, prefix)
 
 
-RunState = Literal["finished", "interrupted", "failed"]
+RunState = Literal["running", "finished", "interrupted", "failed"]
 
 
 def write_state(store: Store, run_id: str, state: RunState, detail: str = "") -> None:
-    """Record how the run's training ended last."""
+    """Record how the run's training stands, or ended last."""
     data = {"state": state, "detail": detail, "at": datetime.now(UTC).isoformat(timespec="seconds")}
     store.write_bytes(f"runs/{run_id}/state.json", json.dumps(data).encode())

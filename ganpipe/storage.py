@@ -277,9 +277,9 @@ class FileStore(Store):
             (staging / MANIFEST).write_bytes(manifest)
             _fsync(staging / MANIFEST)
             _fsync(staging)
-            with self._locked(target):
+            with self._locked(target), scratch_folder(self._staging(target)) as before:
                 if target.exists():
-                    self.remove(prefix)
+                    target.rename(before / target.name)
                 staging.rename(target)
             _fsync(target.parent)
 

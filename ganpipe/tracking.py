@@ -46,7 +46,7 @@ MAX_PARAM_LENGTH = 500
 POLL_SECONDS = 5.0
 LAST_WORDS_SECONDS = 15.0
 WARN_EVERY_SECONDS = 60.0
-STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 SHORT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 
 
@@ -67,10 +67,10 @@ class Mirror:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, interruption: type[BaseException] | None, *_: object) -> None:
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join(LAST_WORDS_SECONDS)
+            self._thread.join(LAST_WORDS_SECONDS if interruption is None else 2)
 
     def _follow(self) -> None:
         sink, pause, ended = None, 0.0, False

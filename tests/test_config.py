@@ -66,7 +66,7 @@ def test_a_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
         ("train.ema_half_life_kimg=-1", "train.ema_half_life_kimg"),
         ("register.metric=fid", "^config: register.metric: 'fid' is not measured"),
         ("register.require={kid: {at_most: 1}}", "register.require.kid"),
-        ("train.batch=0", "train.batch"),
+        ("train.batch=1", "train.batch"),
         ("train.micro_batch=5", "train.micro_batch"),
         ("train.stop={}", r"train\.stop\.kimg"),
         ("train.stop.at=25:00", "train.stop.at"),

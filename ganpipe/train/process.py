@@ -38,6 +38,7 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     work.mkdir(parents=True, exist_ok=True)
     with alone(work, run_id):
         _tidy(work)
+        write_state(store, run_id, "running")
         try:
             newest = _fit(config, record, store, work, stop)
         except Interrupted as interruption:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -215,9 +216,8 @@ class Trainer:
         hour, minute = map(int, self.train.stop.at.split(":"))
         now = datetime.now()
         moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        if moment <= now:
-            moment += timedelta(days=1)
-        return moment - timedelta(minutes=self.train.stop.reserve_minutes)
+        moment -= timedelta(minutes=self.train.stop.reserve_minutes)
+        return moment if moment > now else moment + timedelta(days=1)
 
     def _finished(self, deadline: datetime | None) -> bool:
         stop = self.train.stop
@@ -229,9 +229,6 @@ class Trainer:
 
     def _progress_bar(self) -> tqdm:
         total = None if self.train.stop.kimg is None else round(self.train.stop.kimg * 1000)
-        layout = (
-            "{desc} {percentage:3.0f}%|{bar}| {n:.3g}/{total:.3g} kimg [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-        )
         return tqdm(
             total=total,
             initial=self.progress.images_seen,
@@ -239,9 +236,8 @@ class Trainer:
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
             smoothing=0.1,
-            bar_format=None if total is None or layout else layout,
         )
 
     def _show(self, bar: tqdm) -> None:

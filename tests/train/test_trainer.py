@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -305,3 +306,14 @@ def test_whatever_ends_a_training_is_its_state(
     with pytest.raises(RuntimeError):
         process.train({"run_id": "run"}, StopSignal())
     assert json.loads(store.read_bytes("runs/run/state.json"))["state"] == "failed"
+
+
+def test_training_ends_before_the_morning_not_before_it_began(digits: Dataset, store: Store, tmp_path: Path) -> None:
+    """With 10 minutes to `at` and an hour in reserve, tonight's window is over: the next one is meant."""
+    soon = datetime.now() + timedelta(minutes=10)
+    subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
+    stop = {"at": f"{soon:%H:%M}", "reserve_minutes": 60}
+    subject.train = load_config(tiny_raw(stop=stop)).train
+    deadline = subject._deadline()
+    assert deadline is not None
+    assert timedelta(hours=22) < deadline - datetime.now() < timedelta(hours=24)
