@@ -33,10 +33,10 @@ nightly: install  ## the main job: CONFIG=configs/digits-dcgan.yaml
 	exit $$code
 
 test: install  ## the quick tests
-	@$(BIN)/python -m pytest -m "not slow and not gpu and not stack"
+	@$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not stack"
 
 test-slow: install  ## all tests that need no GPU and no servers of others
-	@$(BIN)/python -m pytest -m "not gpu and not stack"
+	@$(BIN)/python -m pytest -n 2 -m "not gpu and not stack"
 
 check: install  ## style and types
 	@$(BIN)/ruff check .

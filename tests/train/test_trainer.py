@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
