@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; two spinning thread pools on two cores crawl
 
 import pytest
+from tiny import tiny_raw
 
 from ganpipe import prepare
 from ganpipe.config import RunConfig, load_config
@@ -27,25 +27,6 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GANPIPE_TRACKING_URI", "off")
     yield
-
-
-def tiny_raw(**train: Any) -> dict[str, Any]:
-    """A complete configuration that trains in seconds: 8-px digits, nets of a few thousand weights."""
-    return {
-        "name": "tiny",
-        "prepare": {"source": {"name": "digits"}, "resolution": 8, "channels": 1},
-        "gan": {"name": "classic", "network": {"name": "dcgan", "feature_dim": 4}, "latent_dim": 8},
-        "train": {
-            "batch": 16,
-            "seed": 1,
-            "precision": "fp32",
-            "stop": {"kimg": 0.32},
-            "log_every_kimg": 0.064,
-            "snapshot_kimg": 0.128,
-            **train,
-        },
-        "register": {"model": "tiny"},
-    }
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_raw
 from nights import decision, replace_stages
 from PIL import Image
+from tiny import tiny_raw
 
 from ganpipe.cli import main
 from ganpipe.config import load_config

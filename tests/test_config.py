@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_raw
+from tiny import tiny_raw
 
 from ganpipe.config import (
     RunConfig,

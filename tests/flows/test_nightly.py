@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import tiny_raw
 from nights import replace_stages
+from tiny import tiny_raw
 
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.quiet import quiet_orchestrator

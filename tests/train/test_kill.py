@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_raw
 from safetensors.torch import load_file
+from tiny import tiny_raw
 
 from ganpipe import runs
 from ganpipe.config import config_digest, load_config

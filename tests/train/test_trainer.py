@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_raw
+from tiny import tiny_raw
 
 from ganpipe import runs, sample
 from ganpipe.config import RunConfig, load_config

@@ -1,0 +1,24 @@
+"""The smallest complete configuration that tests start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def tiny_raw(**train: Any) -> dict[str, Any]:
+    """A complete configuration that trains in seconds: 8-px digits, nets of a few thousand weights."""
+    return {
+        "name": "tiny",
+        "prepare": {"source": {"name": "digits"}, "resolution": 8, "channels": 1},
+        "gan": {"name": "classic", "network": {"name": "dcgan", "feature_dim": 4}, "latent_dim": 8},
+        "train": {
+            "batch": 16,
+            "seed": 1,
+            "precision": "fp32",
+            "stop": {"kimg": 0.32},
+            "log_every_kimg": 0.064,
+            "snapshot_kimg": 0.128,
+            **train,
+        },
+        "register": {"model": "tiny"},
+    }
