@@ -33,8 +33,8 @@ GRACE_SECONDS = 20.0
 """For writing a last checkpoint after a signal."""
 POLL_SECONDS = 0.05
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
-"""torch's OpenMP threads sleep after a short wait for one another. As they come they spin, and a second busy process on the
-same cores then makes training slower by far more than its share."""
+"""torch's OpenMP threads sleep after a short wait for one another. As they come they spin, and a second busy process on
+the same cores then makes training slower by far more than its share."""
 PARENT_GONE = "the parent process is gone"
 KINDS: dict[str, type[GanpipeError]] = {
     kind.__name__: kind for kind in (InputError, WorkFailed, GateRefused, Interrupted)
