@@ -67,10 +67,10 @@ class Mirror:
             self._thread.start()
         return self
 
-    def __exit__(self, interruption: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join(LAST_WORDS_SECONDS if interruption is None else 2)
+            self._thread.join(LAST_WORDS_SECONDS)
 
     def _follow(self) -> None:
         sink, pause, ended = None, 0.0, False
