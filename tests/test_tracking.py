@@ -169,6 +169,7 @@ def test_a_crash_after_sending_sends_nothing_twice(
     with tracking.Mirror(store, RUN, settings, poll_seconds=0.1):
         until(lambda: MlflowClient.log_batch is log_batch)
         path.write_text(line(100) + line(200))
+        until(lambda: steps(settings)[-1] == 200)
     assert steps(settings) == [100, 200]
 
 
