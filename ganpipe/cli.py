@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from . import commands
+from . import __version__, commands
 from .commands import Outcome, say
 from .errors import GanpipeError, InputError
 from .quiet import keep_to_ourselves, set_up_logging
@@ -31,6 +31,7 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = Parser(prog="ganpipe", description="Trains GANs every night and keeps the best one in production.")
+    parser.add_argument("--version", action="version", version=f"ganpipe {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, function: Callable[..., Outcome], text: str) -> argparse.ArgumentParser:

@@ -142,15 +142,13 @@ def _created(run_id: str | None, settings: Settings) -> datetime | None:
 
 def _report(run_id: str, settings: Settings) -> EvalReport:
     """Of the run's evaluations, the one that saw most of it."""
-    from .refs import EvalReport
+    from .runs import reports
     from .storage import open_store
 
-    store = open_store(settings.store)
-    keys = [item.key for item in store.list(f"runs/{run_id}/reports") if item.key.endswith(".json")]
-    reports = [EvalReport.model_validate_json(store.read_bytes(key)) for key in keys]
-    if not reports:
+    found = reports(open_store(settings.store), run_id)
+    if not found:
         raise InputError(f"run {run_id} has no evaluation yet; `ganpipe evaluate --run {run_id}` makes one")
-    return max(reports, key=lambda report: report.snapshots[-1].checkpoint.images_seen)
+    return found[-1]
 
 
 # --- models ------------------------------------------------------------------------------------------------------
@@ -212,24 +210,11 @@ def _exit_code(decision: Decision) -> int:
 
 
 def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .runs import list_runs
     from .storage import open_store
 
     store = open_store(settings.store)
-    found: dict[str, dict[str, Any]] = {}
-    for item in store.list("runs"):
-        _, run_id, *rest = item.key.split("/")
-        if not rest:
-            continue  # no run's: somebody put a file there
-        entry = found.setdefault(run_id, {"run_id": run_id, "state": "begun", "kimg": None, "evaluated": False})
-        if rest == ["run.json"]:
-            entry["created"] = json.loads(store.read_bytes(item.key))["created"]
-        elif rest == ["state.json"]:
-            entry["state"] = json.loads(store.read_bytes(item.key))["state"]
-        elif rest[0] == "checkpoints" and rest[-1] == "manifest.json":
-            entry["kimg"] = float(rest[1].removeprefix("kimg-"))
-        elif rest[0] == "reports":
-            entry["evaluated"] = True
-    listed = sorted((entry for entry in found.values() if "created" in entry), key=lambda entry: entry["created"])
+    listed = [summary.model_dump(mode="json") for summary in list_runs(store)]
     lines = [
         f"{entry['run_id']}  {entry['state']}"
         + ("" if entry["kimg"] is None else f", {entry['kimg']:g} kimg")

@@ -6,7 +6,6 @@ RunConfig = name + prepare + gan + train + evaluate + register
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
-from ruamel.yaml.error import YAMLError
 
+from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .options import GanConfig, OptimizersConfig, Section
 from .schedule import Schedule, within
@@ -259,74 +256,12 @@ def load_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: S
     if isinstance(config, RunConfig):
         config = config_to_json(config)
     if isinstance(config, Mapping):
-        origin, raw = "config", _copied(dict(config), "config")
+        origin, raw = "config", plain_copy(dict(config), "config")
     else:
         origin, raw = str(config), read_yaml(Path(config))
     for override in overrides:
         raw = apply_override(raw, override)
     return _validated(_with_recipe_defaults(raw), origin)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML 1.2 mapping. Raises InputError naming the file."""
-    try:
-        text = path.expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a configuration: {error}") from error
-    try:
-        raw = _yaml().load(text)
-    except YAMLError as error:
-        raise InputError(f"{path}: is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: a mapping of sections is wanted, found {type(raw).__name__}")
-    return raw
-
-
-class _Constructor(SafeConstructor):
-    """YAML 1.2's core schema: what looks like a date is text."""
-
-
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
-
-
-def _yaml() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
-    return yaml
-
-
-def _copied(raw: dict[str, Any], origin: str) -> dict[str, Any]:
-    """A deep copy. Raises InputError when it holds what no configuration can."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(raw))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{origin}: only mappings, lists, text, numbers, booleans and null are wanted: {error}"
-        ) from error
-    return copy
-
-
-def apply_override(raw: dict[str, Any], override: str) -> dict[str, Any]:
-    """Apply one `a.b=c`; the value is YAML. A new `name` of a section replaces the whole section."""
-    path, equals, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise InputError(f"--set {override!r}: write section.field=value")
-    try:
-        value = _yaml().load(text) if text.strip() else None
-    except YAMLError as error:
-        raise InputError(f"--set {override!r}: the value is not YAML: {error}") from error
-    parent = raw = _copied(raw, f"--set {override!r}")
-    for depth, key in enumerate(keys[:-1]):
-        if parent.get(key) is None:
-            parent[key] = {}
-        parent = parent[key]
-        if not isinstance(parent, dict):
-            raise InputError(f"--set {override!r}: {'.'.join(keys[: depth + 1])} is a value, it has no fields")
-    if keys[-1] == "name" and len(keys) > 1 and parent.get("name", value) != value:
-        parent.clear()
-    parent[keys[-1]] = value
-    return raw
 
 
 def _with_recipe_defaults(raw: dict[str, Any]) -> dict[str, Any]:
@@ -397,12 +332,7 @@ def config_to_json(config: RunConfig) -> dict[str, Any]:
 
 def config_to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_config` reads back to the same."""
-    stream = io.StringIO()
-    yaml = _yaml()
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(config_to_json(config), stream)
-    return stream.getvalue()
+    return to_yaml(config_to_json(config))
 
 
 def config_digest(config: RunConfig) -> str:

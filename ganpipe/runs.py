@@ -6,17 +6,15 @@ runs/<run id>/ config.yaml, run.json, state.json, metrics.jsonl, samples/, check
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-
 from .config import RunConfig, config_digest, config_to_json, config_to_yaml, differences, load_config
+from .configfile import parse_yaml
 from .errors import InputError
-from .refs import CheckpointRef, DatasetRef, Ref
+from .refs import CheckpointRef, DatasetRef, EvalReport, Ref
 from .rng import derive_seed
 from .storage import CorruptObject, Store
 
@@ -81,12 +79,13 @@ def _what_trains(config: RunConfig) -> dict[str, Any]:
 
 def open_run(store: Store, run_id: str) -> tuple[RunRecord, RunConfig]:
     """Record and resolved config of a run. Raises InputError when the store has no such run."""
+    key = f"runs/{run_id}/config.yaml"
     try:
-        record = RunRecord.model_validate_json(store.read_bytes(f"runs/{run_id}/run.json"))
-        config = YAML(typ="safe", pure=True).load(store.read_bytes(f"runs/{run_id}/config.yaml").decode())
+        record = store.read_model(f"runs/{run_id}/run.json", RunRecord)
+        text = store.read_bytes(key).decode(errors="replace")
     except FileNotFoundError as error:
         raise InputError(f"there is no run {run_id!r} in {store.uri}; `ganpipe runs` lists them") from error
-    return record, load_config(config)
+    return record, load_config(parse_yaml(text, f"{store.uri}/{key}"))
 
 
 def run_ids(store: Store) -> list[str]:
@@ -129,7 +128,66 @@ def sound_checkpoints(store: Store, run_id: str) -> Iterator[CheckpointRef]:
 RunState = Literal["running", "finished", "interrupted", "failed"]
 
 
+class StateRecord(Ref):
+    """`runs/<run id>/state.json`."""
+
+    state: RunState
+    detail: str = ""
+    """What ended it, when that was no end of its own."""
+    at: datetime
+
+
 def write_state(store: Store, run_id: str, state: RunState, detail: str = "") -> None:
     """Record how the run's training stands, or ended last."""
-    data = {"state": state, "detail": detail, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    store.write_bytes(f"runs/{run_id}/state.json", json.dumps(data).encode())
+    record = StateRecord(state=state, detail=detail, at=datetime.now(UTC).replace(microsecond=0))
+    store.write_bytes(f"runs/{run_id}/state.json", record.model_dump_json().encode())
+
+
+def read_state(store: Store, run_id: str) -> RunState | None:
+    """How the run's training stands, or ended last; None when it never began."""
+    try:
+        return store.read_model(f"runs/{run_id}/state.json", StateRecord).state
+    except FileNotFoundError:
+        return None
+
+
+def reports(store: Store, run_id: str) -> list[EvalReport]:
+    """The run's evaluations; the last one saw most of it. Those of unlike protocols cannot be compared."""
+    keys = [item.key for item in store.list(f"runs/{run_id}/reports") if item.key.endswith(".json")]
+    found = [store.read_model(key, EvalReport) for key in keys]
+    return sorted(found, key=lambda report: report.snapshots[-1].checkpoint.images_seen)
+
+
+class RunSummary(Ref):
+    """One line of a list of runs."""
+
+    run_id: str
+    created: datetime
+    state: RunState | Literal["begun"]
+    kimg: float | None
+    """Progress of the newest checkpoint."""
+    evaluated: bool
+
+
+def list_runs(store: Store) -> list[RunSummary]:
+    """All runs of the store, oldest first."""
+    objects: dict[str, list[list[str]]] = {}
+    for item in store.list("runs"):
+        _, run_id, *rest = item.key.split("/")
+        objects.setdefault(run_id, []).append(rest)
+    found = []
+    for run_id, paths in objects.items():
+        if ["run.json"] not in paths:
+            continue
+        kimg = [float(path[1].removeprefix("kimg-")) for path in paths if path[::2] == ["checkpoints", "manifest.json"]]
+        try:
+            created = store.read_model(f"runs/{run_id}/run.json", RunRecord).created
+            state = read_state(store, run_id) or "begun"
+        except CorruptObject as error:
+            log.warning("%s is left out: %s", run_id, error)
+            continue
+        evaluated = any(path[:1] == ["reports"] for path in paths)
+        found.append(
+            RunSummary(run_id=run_id, created=created, state=state, kimg=max(kimg, default=None), evaluated=evaluated)
+        )
+    return sorted(found, key=lambda summary: summary.created)

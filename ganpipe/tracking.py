@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from .config import config_to_json
 from .errors import InputError, WorkFailed
 from .refs import EvalReport
-from .runs import open_run
+from .runs import open_run, read_state
 from .settings import Settings, user_name
 from .storage import Store
 
@@ -164,10 +164,8 @@ def _up_to_date(store: Store, run_id: str, settings: Settings) -> _Sink:
 
 def _status(store: Store, run_id: str) -> str:
     """MLflow's word for how the run's training ended last."""
-    try:
-        return STATUS[json.loads(store.read_bytes(f"runs/{run_id}/state.json"))["state"]]
-    except FileNotFoundError:
-        return "FAILED"
+    state = read_state(store, run_id)
+    return STATUS[state] if state else "FAILED"
 
 
 class _Sink:

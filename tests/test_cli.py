@@ -99,6 +99,23 @@ def test_runs_passes_over_what_is_no_run(capsys: pytest.CaptureFixture[str], set
     assert said(capsys) == {"runs": []}
 
 
+def test_a_damaged_record_is_named_and_hides_no_other_run(
+    config: str, capsys: pytest.CaptureFixture[str], store: Store
+) -> None:
+    for run_id in ("sound", "damaged"):
+        assert main(["train", config, "--run", run_id]) == 0
+    path = Path(store.uri.removeprefix("file://"), "runs/damaged/run.json")
+    path.write_bytes(path.read_bytes()[:40])
+    capsys.readouterr()
+    assert main(["runs", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [run["run_id"] for run in json.loads(captured.out)["runs"]] == ["sound"]
+    assert "runs/damaged/run.json" in captured.err
+    assert main(["train", "--resume", "damaged"]) == 1
+    err = capsys.readouterr().err
+    assert "runs/damaged/run.json cannot be read as RunRecord" in err and "Traceback" not in err
+
+
 def test_libraries_write_nothing_to_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:

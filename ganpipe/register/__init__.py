@@ -12,10 +12,10 @@ from ..settings import Settings
 from ..storage import open_store
 from . import registry
 from .lineage import lineage, lineage_markdown
-from .promotion import promote, rollback
+from .promotion import check, promote, rollback
 from .resolve import resolve
 
-__all__ = ["lineage", "lineage_markdown", "promote", "resolve", "rollback", "run"]
+__all__ = ["check", "lineage", "lineage_markdown", "promote", "resolve", "rollback", "run"]
 
 
 def run(config: RunConfig, report: EvalReport, settings: Settings) -> ModelRef:

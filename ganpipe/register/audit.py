@@ -11,16 +11,12 @@ from __future__ import annotations
 import secrets
 import socket
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
-
-from pydantic import ValidationError
+from typing import Literal
 
 from ..errors import InputError
 from ..refs import Decision, EvalReport, ModelRef, Ref
 from ..settings import user_name
-from ..storage import Conflict, CorruptObject, Store
-
-AnyRef = TypeVar("AnyRef", bound=Ref)
+from ..storage import Conflict, Store
 
 
 class Pointer(Ref):
@@ -61,13 +57,6 @@ def whoami() -> str:
     return f"{user_name()}@{socket.gethostname()}"
 
 
-def _parsed(store: Store, key: str, kind: type[AnyRef], data: bytes) -> AnyRef:
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        raise CorruptObject(f"{store.uri}/{key} cannot be read as {kind.__name__}: {error}") from error
-
-
 # --- the pointer -------------------------------------------------------------------------------------------------
 
 
@@ -78,7 +67,7 @@ def read_pointer(store: Store, product: str) -> tuple[Pointer, bytes | None]:
         data = store.read_bytes(key)
     except FileNotFoundError:
         return Pointer(), None
-    return _parsed(store, key, Pointer, data), data
+    return store.parse(key, Pointer, data), data
 
 
 def move(store: Store, expected: bytes | None, record: AuditRecord, previous: ModelRef | None) -> Pointer:
@@ -113,7 +102,7 @@ def write_record(store: Store, record: AuditRecord) -> str:
 def read_log(store: Store, product: str) -> list[tuple[str, AuditRecord]]:
     """(key, record) of every decision, oldest first."""
     keys = [item.key for item in store.list(f"models/{product}/log")]
-    return [(key, _parsed(store, key, AuditRecord, store.read_bytes(key))) for key in keys]
+    return [(key, store.read_model(key, AuditRecord)) for key in keys]
 
 
 # --- registered versions -----------------------------------------------------------------------------------------
@@ -137,7 +126,7 @@ def read_versions(store: Store, product: str) -> list[ModelRef]:
     if not keys:
         there = ", ".join(products(store)) or "none yet; `ganpipe run` or `ganpipe register` makes the first"
         raise InputError(f"there is no product {product!r} in {store.uri}; there is {there}")
-    versions = [_parsed(store, key, ModelRef, store.read_bytes(key)) for key in keys]
+    versions = [store.read_model(key, ModelRef) for key in keys]
     return sorted(versions, key=lambda ref: int(ref.version))
 
 
@@ -151,5 +140,4 @@ def read_version(store: Store, product: str, version: str) -> ModelRef:
 
 def read_report(store: Store, ref: ModelRef) -> EvalReport:
     """The scores that a version was registered with."""
-    key = f"models/{ref.product}/reports/{ref.version}.json"
-    return _parsed(store, key, EvalReport, store.read_bytes(key))
+    return store.read_model(f"models/{ref.product}/reports/{ref.version}.json", EvalReport)

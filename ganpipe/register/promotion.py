@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ..config import RunConfig
+from ..config import PrepareConfig, RunConfig
 from ..errors import InputError, WorkFailed
 from ..evaluate.protocol import lower_is_better
 from ..refs import CheckpointRef, Decision, ModelRef, ScoreSheet
@@ -22,6 +22,33 @@ Score = Callable[[RunConfig, str, list[CheckpointRef], list[int], Settings], Sco
 
 MIN_SEEDS = 2
 TRIES = 10
+
+
+def check(config: RunConfig, settings: Settings) -> None:
+    """What would keep the gate from comparing this run with the champion, told before a training.
+
+    Raises InputError when the champion of `register.model` draws images of another size.
+    """
+    from ..runs import open_run
+
+    product, store = config.registration.model, open_store(settings.store)
+    champion = audit.read_pointer(store, product)[0].champion
+    if champion is None:
+        return
+    try:
+        theirs = open_run(store, champion.checkpoint.run_id)[1].prepare
+    except InputError:
+        return  # its run was cleared away; its weights may do, and the gate will see
+    ours = config.prepare
+    if (ours.resolution, ours.channels) != (theirs.resolution, theirs.channels):
+        raise InputError(
+            f"register.model {product} has a champion, version {champion.version}, of {_size(theirs)}, and this run "
+            f"makes {_size(ours)}: the gate could never compare them; give this run a register.model of its own"
+        )
+
+
+def _size(prepare: PrepareConfig) -> str:
+    return f"{prepare.resolution} px and {prepare.channels} channel{'s' if prepare.channels > 1 else ''}"
 
 
 def promote(

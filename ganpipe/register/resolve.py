@@ -57,7 +57,7 @@ def _registered(model: str, store: Store, settings: Settings) -> ModelRef:
 
 
 def _best_of_run(run_id: str, store: Store) -> CheckpointRef:
-    from ..runs import checkpoints, open_run, run_ids
+    from ..runs import checkpoints, open_run, reports, run_ids
 
     if run_id not in run_ids(store):
         raise InputError(
@@ -65,17 +65,12 @@ def _best_of_run(run_id: str, store: Store) -> CheckpointRef:
             "`ganpipe runs` lists the runs"
         )
     open_run(store, run_id)
-    keys = [item.key for item in store.list(f"runs/{run_id}/reports") if item.key.endswith(".json")]
-    reports = [EvalReport.model_validate_json(store.read_bytes(key)) for key in keys]
     there = checkpoints(store, run_id)
     if not there:
         raise InputError(f"run {run_id} has no complete checkpoint yet")
-    # Reports of unlike protocols cannot be compared; the one that saw most of the run knows best.
     known = {ref.prefix for ref in there}
-    sound = [report for report in reports if report.best.checkpoint.prefix in known and _finite(report)]
-    if sound:
-        return max(sound, key=lambda report: report.snapshots[-1].checkpoint.images_seen).best.checkpoint
-    return there[-1]
+    sound = [report for report in reports(store, run_id) if report.best.checkpoint.prefix in known and _finite(report)]
+    return sound[-1].best.checkpoint if sound else there[-1]
 
 
 def _finite(report: EvalReport) -> bool:

@@ -284,9 +284,9 @@ class Trainer:
             )
 
     def _open_metrics(self) -> MetricsLog:
-        """The run's metrics so far: this machine's, or the store's when the run began on another."""
+        """The run's metrics so far; the store's copy is as new as the newest checkpoint, a machine's own may not be."""
         path, key = self.work / "metrics.jsonl", f"runs/{self.run_id}/metrics.jsonl"
-        if not path.exists() and self.store.exists(key):
+        if self.store.exists(key):
             path.write_bytes(self.store.read_bytes(key))
         return MetricsLog(path, self.progress.images_seen)
 

@@ -140,6 +140,19 @@ def test_a_life_in_production(factory: Factory, scores: Callable[..., Any], tmp_
     np.testing.assert_array_equal(served.predict(pd.DataFrame({"seed": [0] * 4})), expected)
 
 
+def test_a_run_of_another_size_than_the_champion_is_refused_before_it_trains(
+    factory: Factory, scores: Callable[..., Any]
+) -> None:
+    config = factory.config()
+    register.check(config, factory.settings)
+    first = factory.version()
+    assert register.promote(factory.product, factory.settings, score=scores({run_of(first)[0]: [5.0] * 5})).promoted
+    register.check(config, factory.settings)
+    other = config.model_copy(update={"prepare": config.prepare.model_copy(update={"resolution": 16})})
+    with pytest.raises(InputError, match="register.model .* version 1, of 8 px and 1 channel, .* 16 px"):
+        register.check(other, factory.settings)
+
+
 def test_what_the_gaussian_beats_never_becomes_the_first_champion(factory: Factory, scores: Callable[..., Any]) -> None:
     for fid in (40.0, math.nan):
         ref = factory.version(fid=2.0)
