@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from . import __version__, commands
 from .commands import Outcome, say
-from .errors import GanpipeError, InputError
+from .errors import GanpipeError, InputError, of_the_disk
 from .quiet import keep_to_ourselves, set_up_logging
 
 
@@ -123,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         return _failed(f"terminated; {_how_to_go_on(args)}", 143, as_json)
     except Exception as error:
+        if told := of_the_disk(error):
+            return _failed(str(told), told.exit_code, as_json)
         traceback.print_exc()
         return _failed(f"{type(error).__name__}: {error}", 1, as_json)
     if as_json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class GanpipeError(Exception):
     """Base of every error that is shown to people as one message, without a traceback."""
@@ -32,3 +34,13 @@ class Interrupted(GanpipeError):
     """A signal stopped the work after a checkpoint was written; `--resume` continues it."""
 
     exit_code = 130
+
+
+def of_the_disk(error: BaseException) -> WorkFailed | None:
+    """The error in words, when it says that a disk takes no more; None for what only a traceback explains."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return WorkFailed(
+            f"{error.filename2 or error.filename or 'a file'}: {error.strerror}. What was complete before is intact; "
+            "free some space, or move GANPIPE_HOME or GANPIPE_STORE, and go on from there"
+        )
+    return None

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from .errors import GanpipeError, GateRefused, InputError, Interrupted, WorkFailed
+from .errors import GanpipeError, GateRefused, InputError, Interrupted, WorkFailed, of_the_disk
 from .settings import Settings
 from .storage import scratch_folder
 
@@ -156,7 +156,8 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     exit_code = 0
     try:
         outcome = f'{{"ok": {work(json.loads(request_path.read_text(encoding="utf-8")), stop).model_dump_json()}}}'
-    except Exception as error:
+    except Exception as raised:
+        error = of_the_disk(raised) or raised
         if not isinstance(error, GanpipeError):
             traceback.print_exc()
         kind = next((kind for kind in type(error).__mro__ if kind.__name__ in KINDS), None)

@@ -56,6 +56,16 @@ def gradient_penalty(
         return (input_gradient(discriminator, mixed).norm(2, dim=1) - 1).square().mean()
 
 
+def zero_centred_penalty(discriminator: Callable[[Tensor], Tensor], images_NS: Tensor) -> Tensor:
+    """E[|grad D(x)|_2^2] / 2: R1 at real images, R2 at generated ones (arXiv:1801.04406, Eq. 9 and 10, gamma = 1).
+
+    The square is summed over all of one row; forward and backward are float32.
+    """
+    with torch.autocast(images_NS.device.type, enabled=False):
+        images = images_NS.detach().float().requires_grad_(True)
+        return input_gradient(discriminator, images).square().sum(1).mean() / 2
+
+
 def input_gradient(discriminator: Callable[[Tensor], Tensor], inputs_NS: Tensor) -> Tensor:
     """Gradient of each row's logit with respect to that row, flattened to (N, prod(S)); differentiable."""
     logits = discriminator(inputs_NS)

@@ -136,6 +136,18 @@ def test_unexpected_errors_have_a_traceback(
     assert "ZeroDivisionError" in json.loads(captured.out)["error"] and "Traceback" in captured.err
 
 
+def test_a_full_disk_is_one_message(
+    config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def onto_a_full_disk(*_: object) -> None:
+        Path("/dev/full").write_text("x")
+
+    monkeypatch.setattr("ganpipe.prepare.run", onto_a_full_disk)
+    assert main(["prepare", config]) == 1
+    err = capsys.readouterr().err
+    assert "No space left on device" in err and "Traceback" not in err
+
+
 def test_interruption_says_how_to_go_on(
     config: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

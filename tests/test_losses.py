@@ -121,7 +121,18 @@ def test_gradient_penalty_weight_gradients_equal_finite_differences() -> None:
             assert float(weight.grad[row, column]) == pytest.approx((above - below) / (2 * step), rel=1e-3, abs=1e-5)
 
 
-def test_penalty_is_float32_under_autocast() -> None:
+def test_zero_centred_penalty_is_half_the_squared_gradient() -> None:
+    """For f(x) = a |x|^2 / 2 the gradient is a x, and the penalty's derivative with respect to a is E[a |x|^2]."""
+    images, scale = torch.randn(5, 2, 3, 3), torch.tensor(3.0, requires_grad=True)
+    penalty = losses.zero_centred_penalty(lambda rows: scale * rows.square().sum((1, 2, 3)) / 2, images)
+    squared_norm = float(images.double().square().sum((1, 2, 3)).mean())
+    assert penalty.item() == pytest.approx(9 * squared_norm / 2, rel=1e-6)
+    (slope,) = torch.autograd.grad(penalty, scale)
+    assert slope.item() == pytest.approx(3 * squared_norm, rel=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["gradient_penalty", "zero_centred_penalty"])
+def test_penalty_is_float32_under_autocast(penalty: str) -> None:
     weight = torch.tensor([[1.0, 2.0**-10]])
     seen = []
 
@@ -131,7 +142,8 @@ def test_penalty_is_float32_under_autocast() -> None:
         return logits.flatten()
 
     with torch.autocast("cpu", torch.bfloat16):
-        losses.gradient_penalty(critic, torch.randn(3, 2), torch.randn(3, 2), torch.rand(3))
+        rows = [torch.randn(3, 2), torch.randn(3, 2), torch.rand(3)]
+        getattr(losses, penalty)(critic, *(rows if penalty == "gradient_penalty" else rows[:1]))
     assert seen == [torch.float32]
 
 

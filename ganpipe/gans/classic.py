@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import losses
 from ..networks import dcgan, mlp
 from ..options import Adam, GanConfig, OptimizersConfig, RMSProp, Section
+from ..rng import SampleRng, StepRng
 from ..schedule import Schedule
 from ..spec import DataSpec, image_shape
 from .base import GAN, Batch, Loss, Networks, Plan, Request, Samples, Step
@@ -68,10 +70,17 @@ class ClassicConfig(GanConfig):
     """Architecture of both networks."""
     latent_dim: int = Field(100, ge=1)
     """Size of the standard normal latent."""
+    latent_components: int = Field(0, ge=0)
+    """Pieces of the prior: so many coordinates besides, one of them set; 0: one piece. A continuous generator must draw
+    what lies between two kinds of image, too, when its prior is connected (arXiv:1806.00880, arXiv:2006.04596)."""
     weight_clip: float | None = Field(None, gt=0)
     """Clamp every weight of the critic to [-c, c] after its update (arXiv:1701.07875 takes 0.01)."""
     gradient_penalty: float | None = Field(None, gt=0)
     """Weight of the penalty on interpolates (arXiv:1704.00028 takes 10)."""
+    r1: float | None = Field(None, gt=0)
+    """gamma of gamma/2 E[|grad D|^2] at real images (arXiv:1801.04406)."""
+    r1_every: int = Field(1, ge=1)
+    """Steps from one R1 to the next; it weighs as many times more (lazy regularisation, arXiv:1912.04958, Sec. 3.1)."""
     critic_steps: int = Field(1, ge=1)
     """D updates for each G update; each sees a fresh batch of reals."""
 
@@ -85,15 +94,13 @@ class ClassicConfig(GanConfig):
                 "gan.objective wasserstein needs a bounded critic, its loss has no minimum otherwise; "
                 "set gan.gradient_penalty (10) or gan.weight_clip (0.01)"
             )
-        if (
-            self.gradient_penalty is not None
-            and isinstance(self.network, DcganNetwork)
-            and self.network.norm == "batch"
-        ):
-            raise ValueError(
-                "gan.gradient_penalty penalises each image's own gradient, but gan.network.norm batch makes a logit "
-                "depend on the whole batch; set gan.network.norm to instance or none"
-            )
+        if isinstance(self.network, DcganNetwork) and self.network.norm == "batch":
+            for penalty in ("gradient_penalty", "r1"):
+                if getattr(self, penalty) is not None:
+                    raise ValueError(
+                        f"gan.{penalty} penalises each image's own gradient, but gan.network.norm batch makes a logit "
+                        "depend on the whole batch; set gan.network.norm to instance or none"
+                    )
         return self
 
 
@@ -120,10 +127,10 @@ class Classic(GAN):
         if isinstance(network, MlpNetwork):
             size = (network.hidden_dim, network.hidden_layers)
             return Networks(
-                mlp.Generator(self.config.latent_dim, shape, *size, bounded=True), mlp.Discriminator(shape, *size)
+                mlp.Generator(self._latent_size(), shape, *size, bounded=True), mlp.Discriminator(shape, *size)
             )
         return Networks(
-            dcgan.Generator(self.config.latent_dim, network.feature_dim, channels, resolution),
+            dcgan.Generator(self._latent_size(), network.feature_dim, channels, resolution),
             dcgan.Discriminator(channels, network.feature_dim, resolution, network.norm),
         )
 
@@ -134,7 +141,7 @@ class Classic(GAN):
         assert nets.discriminator is not None
         real_NCHW = batch["image"]
         with torch.no_grad():
-            fake_NCHW = nets.generator(self._latents(step))
+            fake_NCHW = nets.generator(self._latents(step.rng, step.micro_batch))
         real_logits_N, fake_logits_N = nets.discriminator(real_NCHW), nets.discriminator(fake_NCHW)
         adversarial = OBJECTIVES[self.config.objective].discriminator(real_logits_N, fake_logits_N)
         logs = {
@@ -148,6 +155,10 @@ class Classic(GAN):
             penalty = losses.gradient_penalty(nets.discriminator, real_NCHW, fake_NCHW, mix_N)
             total = adversarial + self.config.gradient_penalty * penalty
             logs["gradient_penalty"] = penalty.detach()
+        if self.config.r1 is not None and step.update_index % self.config.r1_every == 0:
+            penalty = losses.zero_centred_penalty(nets.discriminator, real_NCHW)
+            total = total + self.config.r1 * self.config.r1_every * penalty
+            logs["r1"] = penalty.detach()
         if self.config.objective == "wasserstein":
             logs["wasserstein_estimate"] = -adversarial.detach()
         else:
@@ -160,7 +171,7 @@ class Classic(GAN):
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         assert nets.discriminator is not None
-        fake_logits_N = nets.discriminator(nets.generator(self._latents(step)))
+        fake_logits_N = nets.discriminator(nets.generator(self._latents(step.rng, step.micro_batch)))
         adversarial = OBJECTIVES[self.config.objective].generator(fake_logits_N)
         return Loss(adversarial, {"adversarial": adversarial.detach()})
 
@@ -174,8 +185,17 @@ class Classic(GAN):
     def sample(self, generator: nn.Module, request: Request) -> Samples:
         latents_NZ = request.latents
         if latents_NZ is None:
-            latents_NZ = request.rng.normal("latents", request.n, (self.config.latent_dim,))
+            latents_NZ = self._latents(request.rng, request.n)
         return generator(latents_NZ)
 
-    def _latents(self, step: Step) -> Tensor:
-        return step.rng.normal("latents", step.micro_batch, (self.config.latent_dim,))
+    def _latent_size(self) -> int:
+        return self.config.latent_dim + self.config.latent_components
+
+    def _latents(self, rng: StepRng | SampleRng, n: int) -> Tensor:
+        """(n, latent_dim + latent_components); the component's coordinate is as long as the normal part is expected."""
+        normal_NZ = rng.normal("latents", n, (self.config.latent_dim,))
+        count = self.config.latent_components
+        if not count:
+            return normal_NZ
+        component_N = rng.integers("component", n, 0, count)
+        return torch.cat([normal_NZ, self.config.latent_dim**0.5 * F.one_hot(component_N, count).float()], dim=1)

@@ -149,7 +149,7 @@ def test_a_run_of_another_size_than_the_champion_is_refused_before_it_trains(
     assert register.promote(factory.product, factory.settings, score=scores({run_of(first)[0]: [5.0] * 5})).promoted
     register.check(config, factory.settings)
     other = config.model_copy(update={"prepare": config.prepare.model_copy(update={"resolution": 16})})
-    with pytest.raises(InputError, match="register.model .* version 1, of 8 px and 1 channel, .* 16 px"):
+    with pytest.raises(InputError, match=r"register\.model .* version 1, of 8 px and 1 channel, .* 16 px"):
         register.check(other, factory.settings)
 
 

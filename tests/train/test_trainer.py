@@ -35,6 +35,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "critic_steps": 2,
         "network": {"name": "dcgan", "feature_dim": 4, "norm": "instance"},
     },
+    "r1": {
+        "r1": 5,
+        "r1_every": 2,
+        "latent_components": 5,
+        "network": {"name": "dcgan", "feature_dim": 4, "norm": "none"},
+    },
     "mlp": {"network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}},
 }
 
