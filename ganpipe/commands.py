@@ -239,7 +239,8 @@ def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
             raise InputError(f"--port {args.port} cannot be had ({error}); give another one") from error
     settings.prepared_tracking_uri()
     url = f"http://127.0.0.1:{args.port}"
-    say(json.dumps({"url": url}) if args.json else f"MLflow at {url}; Ctrl-C ends it")
+    page = f"{url}/#/experiments?workflowType=machine_learning"  # not its pages for language models
+    say(json.dumps({"url": url}) if args.json else f"MLflow at {page}; Ctrl-C ends it")
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.dup2(2, 1)  # what the server prints is no result
     places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]

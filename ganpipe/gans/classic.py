@@ -192,10 +192,13 @@ class Classic(GAN):
         return self.config.latent_dim + self.config.latent_components
 
     def _latents(self, rng: StepRng | SampleRng, n: int) -> Tensor:
-        """(n, latent_dim + latent_components); the component's coordinate is as long as the normal part is expected."""
+        """(n, latent_dim + latent_components); the piece's coordinate is half as long as the normal part is expected.
+
+        Equally long ones take over: on the digits every piece of twenty then collapsed to one image.
+        """
         normal_NZ = rng.normal("latents", n, (self.config.latent_dim,))
         count = self.config.latent_components
         if not count:
             return normal_NZ
         component_N = rng.integers("component", n, 0, count)
-        return torch.cat([normal_NZ, self.config.latent_dim**0.5 * F.one_hot(component_N, count).float()], dim=1)
+        return torch.cat([normal_NZ, self.config.latent_dim**0.5 / 2 * F.one_hot(component_N, count).float()], dim=1)

@@ -24,12 +24,12 @@ def drawn(config: ClassicConfig, indices: range) -> torch.Tensor:
 
 
 def test_a_prior_of_several_pieces() -> None:
-    """Every piece as likely as any other, its coordinate as long as the normal part, which is the same without them."""
+    """Every piece as likely as any other, its coordinate half as long as the normal part, which is the same without them."""
     plain = drawn(ClassicConfig(latent_dim=16), range(600))
     pieces = drawn(ClassicConfig(latent_dim=16, latent_components=3), range(600))
     assert plain.shape == (600, 16) and pieces.shape == (600, 19)
     assert torch.equal(pieces[:, :16], plain)
-    assert pieces[:, 16:].sum(1).unique().tolist() == [4.0]
+    assert pieces[:, 16:].sum(1).unique().tolist() == [2.0]
     counts = (pieces[:, 16:] > 0).sum(0)
     assert counts.sum() == 600 and 160 < counts.min() <= counts.max() < 240
     assert torch.equal(drawn(ClassicConfig(latent_dim=16, latent_components=3), range(300, 400)), pieces[300:400])
