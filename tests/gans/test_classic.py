@@ -24,7 +24,7 @@ def drawn(config: ClassicConfig, indices: range) -> torch.Tensor:
 
 
 def test_a_prior_of_several_pieces() -> None:
-    """Every piece as likely as any other, its coordinate half as long as the normal part, which is the same without them."""
+    """Every piece as likely as any other, its coordinate half as long as the normal part, which stays as it was."""
     plain = drawn(ClassicConfig(latent_dim=16), range(600))
     pieces = drawn(ClassicConfig(latent_dim=16, latent_components=3), range(600))
     assert plain.shape == (600, 16) and pieces.shape == (600, 19)
