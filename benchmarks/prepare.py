@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from ganpipe.config import PrepareConfig
 from ganpipe.prepare.decode import decode
@@ -31,6 +30,8 @@ DISTINCT = 500
 
 def write_photographs(folder: Path, count: int) -> list[Path]:
     """Crops of scikit-learn's two photographs, 256 px, JPEG of Pillow's default quality."""
+    from sklearn.datasets import load_sample_images  # here, as each decoding process imports this file anew
+
     rng = np.random.default_rng(0)
     photographs = load_sample_images().images
     files = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..sourceconfig import ArchiveSource
 from .columns import METADATA, columns_of_files
-from .found import SUFFIXES, Contents, Found, Picture, Stat
+from .found import MAX_BYTES, SUFFIXES, Contents, Found, Picture, Stat
 
 Wanted = Callable[[str], bool]
 DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
@@ -83,7 +83,7 @@ def _members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 def _zip_members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as opened:
         for info in opened.infolist():
-            _check_name(path, info.filename)
+            _check(path, info.filename, info.file_size)
             if stat.S_ISLNK(info.external_attr >> 16):
                 raise _refused(path, info.filename, "is a link")
             if info.flag_bits & 1:
@@ -95,7 +95,7 @@ def _zip_members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
 def _tar_members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
     with tarfile.open(path) as opened:
         for member in opened:
-            _check_name(path, member.name)
+            _check(path, member.name, member.size)
             if not (member.isreg() or member.isdir()):
                 raise _refused(path, member.name, "is a link" if member.issym() or member.islnk() else "is no file")
             if member.isreg() and not _hidden(member.name):
@@ -109,13 +109,15 @@ def _tar_members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
             raise EOFError("it does not end as archives do")
 
 
-def _check_name(path: Path, name: str) -> None:
+def _check(path: Path, name: str, size: int) -> None:
     if name.startswith("/") or re.match(r"[A-Za-z]:|.*\\", name) or ".." in name.split("/"):
         raise _refused(path, name, "leads out of the archive, or would on some systems")
     try:
         name.encode()
     except UnicodeEncodeError as error:
         raise _refused(path, name, "is not UTF-8") from error
+    if size > MAX_BYTES:
+        raise _refused(path, name, f"has more than {MAX_BYTES >> 30} GiB")
 
 
 def _hidden(name: str) -> bool:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..config import PrepareConfig
 from ..errors import InputError, WorkFailed
 from .earlier import Earlier
-from .found import Columns, Contents, Picture
+from .found import MAX_BYTES, Columns, Contents, Picture
 from .images import UnreadableImage, read_image
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,8 @@ def pixels_of(pictures: Sequence[bytes | str], **rule: object) -> list[bytes | s
 
 def _pixels_of_one(picture: bytes | str, **rule: object) -> bytes | str:
     try:
+        if isinstance(picture, str) and Path(picture).stat().st_size > MAX_BYTES:
+            return f"the file has more than {MAX_BYTES >> 30} GiB"
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
         return read_image(data, **rule).tobytes()  # type: ignore[arg-type]
     except UnreadableImage as error:

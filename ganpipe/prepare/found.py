@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """What image files end in, whatever the case."""
+MAX_BYTES = 1 << 30
+"""Of one image file: more than the largest image takes that is decoded, and little enough to be read whole."""
 
 
 class Stat(NamedTuple):

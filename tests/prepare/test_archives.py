@@ -160,3 +160,22 @@ def test_unreadable_images_in_an_archive_are_named(
     (images / "cat" / "bad.png").write_bytes(b"?")
     path = Path(shutil.make_archive(str(tmp_path / "some"), "zip", images))
     assert f"{path}/cat/bad.png: no image" in refused(configure(source(path)))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_members_too_large_to_be_images_are_refused_unread(
+    configure: Configure, refused: Refused, images: Path, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / f"bomb.{kind}"
+    if kind == "tar":
+        with tarfile.open(path, "w") as archive:
+            member = tarfile.TarInfo("bomb.png")
+            member.size = 1 << 40
+            archive.addfile(member)
+    else:
+        zip_with(path, images, zipfile.ZipInfo("bomb.png"))
+        data = bytearray(path.read_bytes())
+        entry = data.rfind(b"PK\x01\x02")
+        data[entry + 24 : entry + 28] = (3 << 30).to_bytes(4, "little")
+        path.write_bytes(data)
+    assert "'bomb.png' has more than 1 GiB" in refused(configure(source(path)))

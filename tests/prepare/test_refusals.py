@@ -170,6 +170,12 @@ def test_a_decompression_bomb_is_named_not_decoded(configure: Configure, refused
     assert f"{bomb}: 10000 x 10000 pixels are more than" in message
 
 
+def test_a_file_too_large_to_be_an_image_is_not_read(configure: Configure, refused: Refused, images: Path) -> None:
+    with (images / "cat" / "huge.png").open("wb") as stream:
+        stream.truncate(1 << 40)
+    assert f"{images / 'cat' / 'huge.png'}: the file has more than 1 GiB" in refused(configure(images))
+
+
 def write_bilevel_png(path: Path, side: int) -> None:
     """A black PNG of one bit per pixel."""
 
