@@ -82,7 +82,7 @@ def hub(source: HubSource) -> Found:
             raise InputError("prepare.source.revision: a local folder has no revisions; leave it out")
         path, stats = str(folder.resolve()), _stats(folder.resolve(), None)
         return Found(path, stats, lambda work: _contents([_hub_part(path, None, source, work)], source))
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source.id):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source.id):
         raise InputError(f"prepare.source.id: {source.id!r} is no folder here and no `owner/name` of the hub")
     commit = _commit(source)
     place = f"{source.id} at {commit[:12]}"

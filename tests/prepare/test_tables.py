@@ -278,6 +278,7 @@ def test_image_files_in_the_hubs_layout(configure: Configure, settings: Settings
         ({"revision": "main"}, "prepare.source.revision"),
         ({"label_column": "kind"}, "no column `kind`"),
         ({"id": "no/such/folder"}, "prepare.source.id"),
+        ({"id": "./animals"}, "prepare.source.id"),
     ],
 )
 def test_what_the_hubs_layout_lacks(
