@@ -38,6 +38,31 @@ def wasserstein_generator(fake_logits_N: Tensor) -> Tensor:
     return -fake_logits_N.float().mean()
 
 
+def least_squares_discriminator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tensor:
+    """E[(D(x) - 1)^2] / 2 + E[D(G(z))^2] / 2 (arXiv:1611.04076, Eq. 9: a = 0, b = 1); no sigmoid."""
+    return ((real_logits_N.float() - 1).square().mean() + fake_logits_N.float().square().mean()) / 2
+
+
+def least_squares_generator(fake_logits_N: Tensor) -> Tensor:
+    """E[(D(G(z)) - 1)^2] / 2 (arXiv:1611.04076, Eq. 9: c = 1)."""
+    return (fake_logits_N.float() - 1).square().mean() / 2
+
+
+def hinge_discriminator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tensor:
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))] (arXiv:1802.05957, Eq. 16); G's side is `wasserstein_generator`."""
+    return F.relu(1 - real_logits_N.float()).mean() + F.relu(1 + fake_logits_N.float()).mean()
+
+
+def relativistic_discriminator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tensor:
+    """E[softplus(D(G(z)) - D(x))] over pairs: RpGAN (arXiv:1807.00734, Sec. 4.1; arXiv:2501.05441, Eq. 2)."""
+    return F.softplus(fake_logits_N.float() - real_logits_N.float()).mean()
+
+
+def relativistic_generator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tensor:
+    """E[softplus(D(x) - D(G(z)))]: the same pairs, seen from the other side."""
+    return F.softplus(real_logits_N.float() - fake_logits_N.float()).mean()
+
+
 def js_divergence_bound(discriminator_loss: Tensor) -> Tensor:
     """Lower bound on JS(data, generated), nats, tight for the optimal D: log 2 - loss / 2 (arXiv:1406.2661, Thm. 1)."""
     return torch.log(torch.tensor(2.0, device=discriminator_loss.device)) - discriminator_loss / 2

@@ -83,6 +83,8 @@ def test_a_yaml_that_holds_itself_is_refused(tmp_path: Path) -> None:
         ("gan.objective=wasserstein", "gan.gradient_penalty"),
         ("gan.gradient_penalty=10", "gan.network.norm"),
         ("gan.r1=5", "gan.network.norm"),
+        ("gan.spectral_norm=true", "gan.network.norm"),
+        ("gan.penalty_every=4", "gan.penalty_every"),
         ("gan.network.nrom=batch", "gan.network.nrom"),
         ("evaluate.extractor=resnet", "evaluate.extractor"),
         ("register.model=", "register.model"),

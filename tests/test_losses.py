@@ -29,8 +29,16 @@ def probability(logits: torch.Tensor) -> torch.Tensor:
         (losses.non_saturating_generator(FAKE), -probability(FAKE).log().mean()),
         (losses.wasserstein_discriminator(REAL, FAKE), FAKE.mean() - REAL.mean()),
         (losses.wasserstein_generator(FAKE), -FAKE.mean()),
+        (losses.least_squares_discriminator(REAL, FAKE), 0.5 * ((REAL - 1) ** 2).mean() + 0.5 * (FAKE**2).mean()),
+        (losses.least_squares_generator(FAKE), 0.5 * ((FAKE - 1) ** 2).mean()),
+        (losses.hinge_discriminator(REAL, FAKE), (1 - REAL).clamp(min=0).mean() + (1 + FAKE).clamp(min=0).mean()),
+        (losses.relativistic_discriminator(REAL, FAKE), -probability(REAL - FAKE).log().mean()),
+        (losses.relativistic_generator(REAL, FAKE), -probability(FAKE - REAL).log().mean()),
     ],
-    ids=["cross_entropy", "minimax", "non_saturating", "wasserstein_d", "wasserstein_g"],
+    ids=[
+        *("cross_entropy", "minimax", "non_saturating", "wasserstein_d", "wasserstein_g"),
+        *("lsgan_d", "lsgan_g", "hinge_d", "relativistic_d", "relativistic_g"),
+    ],
 )
 def test_terms_equal_their_textbook_form(computed: torch.Tensor, expected: torch.Tensor) -> None:
     assert float(computed) == pytest.approx(float(expected), rel=1e-6)

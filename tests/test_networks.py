@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ganpipe.errors import InputError
 from ganpipe.gans.base import parameter_count
-from ganpipe.networks import dcgan, mlp
+from ganpipe.networks import dcgan, mlp, resnet, spectral
 
 BATCH_NORM = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 
@@ -99,3 +100,45 @@ def test_mlp_takes_images_and_points() -> None:
     points = mlp.Generator(5, (2,), 16, 2, bounded=False)(torch.randn(3, 5))
     assert points.shape == (3, 2)
     assert mlp.Discriminator((2,), 16, 2)(points).shape == (3,)
+
+
+@pytest.mark.parametrize(("channels", "resolution"), [(1, 8), (3, 32), (1, 64)])
+def test_resnet_sizes(channels: int, resolution: int) -> None:
+    images = resnet.Generator(6, 8, channels, resolution)(torch.randn(3, 6))
+    assert images.shape == (3, channels, resolution, resolution)
+    assert images.abs().max() <= 1
+    assert resnet.Discriminator(channels, 4, resolution)(images).shape == (3,)
+    with pytest.raises(InputError, match=r"prepare\.resolution"):
+        resnet.Generator(6, 8, channels, 48)
+
+
+def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 36, 1))
+    layers = [network[0], network[2]]
+    before = [layer.weight.detach().clone() for layer in layers]
+    spectral.normalise(network)
+    for _ in range(100):
+        spectral.iterate(network)
+    for layer, weight in zip(layers, before, strict=True):
+        sigma = torch.linalg.matrix_norm(weight.flatten(1).double(), ord=2)
+        torch.testing.assert_close(layer.weight.double(), weight.double() / sigma, rtol=1e-4, atol=1e-6)
+
+
+def test_spectral_norm_moves_by_iterations_alone() -> None:
+    """Forward passes change nothing, so a batch may be cut into pieces; the gradient sees sigma as u^T W v."""
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4, bias=False)
+    spectral.normalise(layer)
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    rows = torch.randn(8, 6)
+    whole = layer(rows)
+    torch.testing.assert_close(torch.cat([layer(rows[:3]), layer(rows[3:])]), whole)
+    assert all(torch.equal(state[name], value) for name, value in layer.state_dict().items())
+
+    whole.sum().backward()
+    weight = layer.parametrizations.weight.original
+    exact = weight.detach().double().requires_grad_(True)
+    u, v = (state[f"parametrizations.weight.0.{name}"].double() for name in "uv")
+    (rows.double() @ (exact / (u @ exact @ v)).T).sum().backward()
+    torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,8 @@
-"""The classic grid: {mlp, dcgan} x {minimax, non_saturating, wasserstein} x {free, clipped, gradient penalty}."""
+"""The classic grid: networks x objectives x what keeps the discriminator smooth.
+
+{mlp, dcgan, resnet} x {minimax, non_saturating, lsgan, hinge, wasserstein, relativistic}
+x {weight_clip, gradient_penalty, r1, r2, spectral_norm}; pairs that make no sense are refused.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import losses
-from ..networks import dcgan, mlp
+from ..networks import dcgan, mlp, resnet, spectral
 from ..options import Adam, GanConfig, OptimizersConfig, RMSProp, Section
 from ..rng import SampleRng, StepRng
 from ..schedule import Schedule
@@ -26,14 +30,19 @@ class Objective:
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     """(real logits, fake logits) -> loss of D."""
-    generator: Callable[[Tensor], Tensor]
-    """(fake logits) -> loss of G."""
+    generator: Callable[..., Tensor]
+    """(fake logits) -> loss of G; (real logits, fake logits) when `paired`."""
+    paired: bool = False
+    """Whether each fake is compared with a real of its own."""
 
 
 OBJECTIVES = {
     "minimax": Objective(losses.cross_entropy_discriminator, losses.minimax_generator),
     "non_saturating": Objective(losses.cross_entropy_discriminator, losses.non_saturating_generator),
+    "lsgan": Objective(losses.least_squares_discriminator, losses.least_squares_generator),
+    "hinge": Objective(losses.hinge_discriminator, losses.wasserstein_generator),
     "wasserstein": Objective(losses.wasserstein_discriminator, losses.wasserstein_generator),
+    "relativistic": Objective(losses.relativistic_discriminator, losses.relativistic_generator, paired=True),
 }
 
 
@@ -57,14 +66,22 @@ class DcganNetwork(Section):
     """Normalisation in the discriminator; the generator's is always batch normalisation."""
 
 
-Network = Annotated[MlpNetwork | DcganNetwork, Field(discriminator="name")]
+class ResnetNetwork(Section):
+    """SN-GAN's residual generator and discriminator."""
+
+    name: Literal["resnet"] = "resnet"
+    feature_dim: int = Field(128, ge=1)
+    """Channels of the discriminator; the generator has twice as many."""
+
+
+Network = Annotated[MlpNetwork | DcganNetwork | ResnetNetwork, Field(discriminator="name")]
 
 
 class ClassicConfig(GanConfig):
     """An objective, a network, and at most one way to keep the critic Lipschitz."""
 
     name: Literal["classic"] = "classic"
-    objective: Literal["minimax", "non_saturating", "wasserstein"] = "non_saturating"
+    objective: Literal["minimax", "non_saturating", "lsgan", "hinge", "wasserstein", "relativistic"] = "non_saturating"
     """The adversarial game; see `losses.py`."""
     network: Network = DcganNetwork()
     """Architecture of both networks."""
@@ -79,8 +96,12 @@ class ClassicConfig(GanConfig):
     """Weight of the penalty on interpolates (arXiv:1704.00028 takes 10)."""
     r1: float | None = Field(None, gt=0)
     """gamma of gamma/2 E[|grad D|^2] at real images (arXiv:1801.04406)."""
-    r1_every: int = Field(1, ge=1)
-    """Steps from one R1 to the next; it weighs as many times more (lazy regularisation, arXiv:1912.04958, Sec. 3.1)."""
+    r2: float | None = Field(None, gt=0)
+    """gamma of the same at generated images."""
+    penalty_every: int = Field(1, ge=1)
+    """Steps from one R1 and R2 to the next; they weigh as many times more (lazy, arXiv:1912.04958, Sec. 3.1)."""
+    spectral_norm: bool = False
+    """Divide every weight of the discriminator by its largest singular value (arXiv:1802.05957)."""
     critic_steps: int = Field(1, ge=1)
     """D updates for each G update; each sees a fresh batch of reals."""
 
@@ -88,19 +109,28 @@ class ClassicConfig(GanConfig):
     def _sound(self) -> ClassicConfig:
         if self.weight_clip is not None and self.gradient_penalty is not None:
             raise ValueError("gan.weight_clip and gan.gradient_penalty bound the critic twice; set one of them to null")
-        bounded = self.weight_clip is not None or self.gradient_penalty is not None
+        if self.spectral_norm and self.weight_clip is not None:
+            raise ValueError("gan.weight_clip clips weights that gan.spectral_norm rescales; set one of them to null")
+        bounded = self.spectral_norm or self.weight_clip is not None or self.gradient_penalty is not None
         if self.objective == "wasserstein" and not bounded:
             raise ValueError(
                 "gan.objective wasserstein needs a bounded critic, its loss has no minimum otherwise; "
-                "set gan.gradient_penalty (10) or gan.weight_clip (0.01)"
+                "set gan.gradient_penalty (10), gan.spectral_norm (true) or gan.weight_clip (0.01)"
             )
         if isinstance(self.network, DcganNetwork) and self.network.norm == "batch":
-            for penalty in ("gradient_penalty", "r1"):
+            for penalty in ("gradient_penalty", "r1", "r2"):
                 if getattr(self, penalty) is not None:
                     raise ValueError(
                         f"gan.{penalty} penalises each image's own gradient, but gan.network.norm batch makes a logit "
                         "depend on the whole batch; set gan.network.norm to instance or none"
                     )
+        if self.spectral_norm and isinstance(self.network, DcganNetwork) and self.network.norm != "none":
+            raise ValueError(
+                f"gan.network.norm {self.network.norm} rescales what gan.spectral_norm has normalised; "
+                "set gan.network.norm to none"
+            )
+        if self.penalty_every > 1 and self.r1 is None and self.r2 is None:
+            raise ValueError("gan.penalty_every is for gan.r1 and gan.r2, and neither is set; leave it at 1")
         return self
 
 
@@ -113,24 +143,36 @@ class Classic(GAN):
     config: ClassicConfig
 
     def optimizers(self) -> OptimizersConfig:
-        """DCGAN's Adam, WGAN's RMSProp, WGAN-GP's Adam: each as its paper states."""
+        """DCGAN's Adam, WGAN's RMSProp, WGAN-GP's and SN-GAN's Adam: each as its paper states."""
         if self.config.weight_clip is not None:
             return OptimizersConfig(generator=RMSProp(), discriminator=RMSProp())
         if self.config.gradient_penalty is not None:
             adam = Adam(lr=Schedule(1e-4), beta1=Schedule(0.0), beta2=Schedule(0.9))
             return OptimizersConfig(generator=adam, discriminator=adam)
+        if self.config.spectral_norm:
+            adam = Adam(lr=Schedule(2e-4), beta1=Schedule(0.0), beta2=Schedule(0.9))
+            return OptimizersConfig(generator=adam, discriminator=adam)
         return OptimizersConfig(generator=Adam(), discriminator=Adam())
 
     def build_networks(self, spec: DataSpec) -> Networks:
+        generator, discriminator = self._build(spec)
+        if self.config.spectral_norm:
+            spectral.normalise(discriminator)
+        return Networks(generator, discriminator)
+
+    def _build(self, spec: DataSpec) -> tuple[nn.Module, nn.Module]:
         channels, resolution, _ = shape = image_shape(spec)
-        network = self.config.network
+        network, latent_size = self.config.network, self.config.latent_dim + self.config.latent_components
         if isinstance(network, MlpNetwork):
             size = (network.hidden_dim, network.hidden_layers)
-            return Networks(
-                mlp.Generator(self._latent_size(), shape, *size, bounded=True), mlp.Discriminator(shape, *size)
+            return mlp.Generator(latent_size, shape, *size, bounded=True), mlp.Discriminator(shape, *size)
+        if isinstance(network, ResnetNetwork):
+            return (
+                resnet.Generator(latent_size, 2 * network.feature_dim, channels, resolution),
+                resnet.Discriminator(channels, network.feature_dim, resolution),
             )
-        return Networks(
-            dcgan.Generator(self._latent_size(), network.feature_dim, channels, resolution),
+        return (
+            dcgan.Generator(latent_size, network.feature_dim, channels, resolution),
             dcgan.Discriminator(channels, network.feature_dim, resolution, network.norm),
         )
 
@@ -155,13 +197,15 @@ class Classic(GAN):
             penalty = losses.gradient_penalty(nets.discriminator, real_NCHW, fake_NCHW, mix_N)
             total = adversarial + self.config.gradient_penalty * penalty
             logs["gradient_penalty"] = penalty.detach()
-        if self.config.r1 is not None and step.update_index % self.config.r1_every == 0:
-            penalty = losses.zero_centred_penalty(nets.discriminator, real_NCHW)
-            total = total + self.config.r1 * self.config.r1_every * penalty
-            logs["r1"] = penalty.detach()
+        if step.update_index % self.config.penalty_every == 0:
+            for name, gamma, images_NCHW in (("r1", self.config.r1, real_NCHW), ("r2", self.config.r2, fake_NCHW)):
+                if gamma is not None:
+                    penalty = losses.zero_centred_penalty(nets.discriminator, images_NCHW)
+                    total = total + gamma * self.config.penalty_every * penalty
+                    logs[name] = penalty.detach()
         if self.config.objective == "wasserstein":
             logs["wasserstein_estimate"] = -adversarial.detach()
-        else:
+        elif self.config.objective in ("minimax", "non_saturating"):
             logs |= {
                 "prob_real": real_logits_N.detach().float().sigmoid().mean(),
                 "prob_fake": fake_logits_N.detach().float().sigmoid().mean(),
@@ -172,24 +216,29 @@ class Classic(GAN):
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         assert nets.discriminator is not None
         fake_logits_N = nets.discriminator(nets.generator(self._latents(step.rng, step.micro_batch)))
-        adversarial = OBJECTIVES[self.config.objective].generator(fake_logits_N)
+        objective = OBJECTIVES[self.config.objective]
+        if objective.paired:
+            with torch.no_grad():
+                real_logits_N = nets.discriminator(batch["image"])
+            adversarial = objective.generator(real_logits_N, fake_logits_N)
+        else:
+            adversarial = objective.generator(fake_logits_N)
         return Loss(adversarial, {"adversarial": adversarial.detach()})
 
     @torch.no_grad()
     def constrain(self, discriminator: nn.Module) -> None:
-        """w <- clip(w, -c, c) (arXiv:1701.07875, Alg. 1, line 7)."""
+        """w <- clip(w, -c, c) (arXiv:1701.07875, Alg. 1, line 7); one power iteration (arXiv:1802.05957, Alg. 1)."""
         if self.config.weight_clip is not None:
             for parameter in discriminator.parameters():
                 parameter.clamp_(-self.config.weight_clip, self.config.weight_clip)
+        if self.config.spectral_norm:
+            spectral.iterate(discriminator)
 
     def sample(self, generator: nn.Module, request: Request) -> Samples:
         latents_NZ = request.latents
         if latents_NZ is None:
             latents_NZ = self._latents(request.rng, request.n)
         return generator(latents_NZ)
-
-    def _latent_size(self) -> int:
-        return self.config.latent_dim + self.config.latent_components
 
     def _latents(self, rng: StepRng | SampleRng, n: int) -> Tensor:
         """(n, latent_dim + latent_components); the piece's coordinate is half as long as the normal part is expected.

@@ -55,6 +55,6 @@ def test_r1_counts_every_so_many_steps_and_as_many_times_more() -> None:
             float(recipe.discriminator_loss(Networks(Black(), Linear()), batch, step).total.detach()) for step in steps
         ]
 
-    plain, penalised = totals(), totals(r1=0.5, r1_every=4)
+    plain, penalised = totals(), totals(r1=0.5, penalty_every=4)
     added = [round(ours - theirs, 4) for ours, theirs in zip(penalised, plain, strict=True)]
     assert added == [0.5 * 4 * 18, 0, 0, 0, 0.5 * 4 * 18]

@@ -37,10 +37,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "r1": {
         "r1": 5,
-        "r1_every": 2,
+        "r2": 5,
+        "penalty_every": 2,
         "latent_components": 5,
         "network": {"name": "dcgan", "feature_dim": 4, "norm": "none"},
     },
+    "lsgan": {"objective": "lsgan"},
+    "sngan": {"objective": "hinge", "spectral_norm": True, "network": {"name": "resnet", "feature_dim": 4}},
+    "rpgan": {"objective": "relativistic", "r1": 1, "r2": 1, "network": {"name": "resnet", "feature_dim": 4}},
     "mlp": {"network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}},
 }
 
