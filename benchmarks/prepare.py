@@ -1,9 +1,10 @@
 """Images per second from 256-px JPEG files to 64-px pixels: `decode` on all cores against Pillow alone on one.
 
-    python benchmarks/prepare.py [--images 12000] [--rounds 3]
+    python benchmarks/prepare.py [--images 24000] [--rounds 3]
 
 Each round runs Pillow alone, then `decode`, in one process; the ratio of a round is decode / (cores x Pillow alone).
-Starting the processes is part of what is measured, hence many images.
+Starting the processes is part of what is measured, hence many images. CPU time counts all processes of a measurement;
+images per second fall with whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -48,27 +51,39 @@ def write_photographs(folder: Path, count: int) -> list[Path]:
     return files
 
 
-def pillow_alone(files: list[Path]) -> float:
-    """Images per second of the plainest loop there is."""
-    start = time.perf_counter()
+class Speed(NamedTuple):
+    """Of one measurement."""
+
+    images_per_second: float
+    cpu_ms: float
+    """Milliseconds of CPU time for each image, of this process and of those that it has waited for."""
+
+
+def measured(work: Callable[[], int]) -> Speed:
+    """The speed of `work`, which returns how many images it took."""
+    start, cpu = time.perf_counter(), sum(os.times()[:4])
+    images = work()
+    return Speed(images / (time.perf_counter() - start), (sum(os.times()[:4]) - cpu) / images * 1000)
+
+
+def pillow_alone(files: list[Path]) -> int:
+    """The plainest loop there is."""
     for path in files:
         with Image.open(path) as image:
             np.asarray(image.convert("RGB").resize((RESOLUTION, RESOLUTION), Image.Resampling.LANCZOS))
-    return len(files) / (time.perf_counter() - start)
+    return len(files)
 
 
-def decode_all(folder: Path, work: Path) -> float:
-    """Images per second of `decode`, from the walk through the folder to the pixels in a file."""
+def decode_all(folder: Path, work: Path) -> int:
+    """From the walk through the folder to the pixels in a file."""
     source = FolderSource(path=folder)
     config = PrepareConfig(source=source, resolution=RESOLUTION)
-    start = time.perf_counter()
-    rows = decode(find(source).load(work), config, work / "pixels")
-    return len(rows.hashes) / (time.perf_counter() - start)
+    return len(decode(find(source).load(work), config, work / "pixels").hashes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--images", type=int, default=24_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
@@ -78,18 +93,23 @@ def main() -> None:
         work.mkdir()
         files = write_photographs(folder, options.images)
         pillow_alone(files[:DISTINCT])
-        rounds = []
+        rounds: list[tuple[Speed, Speed]] = []
         for number in range(options.rounds):
-            rounds.append((pillow_alone(files[: options.images // 4]), decode_all(folder, work)))
-            print(
-                f"round {number}: Pillow alone {rounds[-1][0]:.0f}, decode {rounds[-1][1]:.0f} img/s", file=sys.stderr
-            )
-    alone, decoded = (statistics.median(column) for column in zip(*rounds, strict=True))
-    ratio = statistics.median(after / (cores * before) for before, after in rounds)
-    print("| what | images/s (median) | ratio (median of rounds) |")
-    print("| --- | --- | --- |")
-    print(f"| Pillow alone, one core | {alone:.0f} | |")
-    print(f"| decode, {cores} cores | {decoded:.0f} | {ratio:.2f} of {cores} x Pillow alone |")
+            before = measured(lambda: pillow_alone(files[: options.images // 4]))
+            after = measured(lambda: decode_all(folder, work))
+            rounds.append((before, after))
+            print(f"round {number}: Pillow alone {before[0]:.0f}, decode {after[0]:.0f} img/s", file=sys.stderr)
+    ratio = statistics.median(after.images_per_second / (cores * before.images_per_second) for before, after in rounds)
+    cpu_ratio = statistics.median(before.cpu_ms / after.cpu_ms for before, after in rounds)
+    before, after = (
+        Speed(*(statistics.median(values) for values in zip(*speeds, strict=True)))
+        for speeds in zip(*rounds, strict=True)
+    )
+    print(f"| what | images/s | of {cores} x Pillow alone | CPU ms an image | Pillow alone / this |")
+    print("| --- | --- | --- | --- | --- |")
+    print(f"| Pillow alone, one core | {before.images_per_second:.0f} | | {before.cpu_ms:.2f} | 1.00 |")
+    after_columns = f"{after.images_per_second:.0f} | {ratio:.2f} | {after.cpu_ms:.2f} | {cpu_ratio:.2f}"
+    print(f"| decode, {cores} cores | {after_columns} |")
 
 
 if __name__ == "__main__":
