@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .gans.base import Batch
-from .prepare.manifest import Dataset
+from .prepare.manifest import Dataset, Ragged
 from .rng import generator_for
 from .sample import to_float
 from .spec import Column
@@ -23,17 +23,34 @@ RESIDENT_SHARE = 0.25
 class Batches:
     """Rows of one split in a new random order every epoch; each table (`a`, `b`) walks in an order of its own."""
 
-    def __init__(self, dataset: Dataset, columns: Iterable[str], split: str, seed: int, device: torch.device):
+    def __init__(
+        self,
+        dataset: Dataset,
+        columns: Iterable[str],
+        split: str,
+        seed: int,
+        device: torch.device,
+        mirror: bool = False,
+    ):
+        """`mirror` turns every image left to right with probability 1/2, all images of a row together.
+
+        Raises InputError when the data set lacks a column, or rows.
+        """
         self.seed = seed
         self.device = device
+        self.mirror = mirror
         self.columns: dict[str, Column] = {}
         self.tables: dict[str, str] = {}
-        self.data: dict[str, Tensor | np.ndarray] = {}
+        self.data: dict[str, Tensor | np.ndarray | Ragged] = {}
         self.orders: dict[tuple[str, int], np.ndarray] = {}
         for table, described in dataset.manifest.tables.items():
             for name in sorted(set(columns) & set(described.columns)):
                 self.tables[name], self.columns[name] = table, described.columns[name]
-                self.data[name] = _place(dataset.column(name, split, table), device)
+                self.data[name] = (
+                    dataset.ragged(name, split, table)
+                    if described.columns[name].ragged
+                    else _place(dataset.column(name, split, table), device)
+                )
         if missing := set(columns) - set(self.columns):
             raise InputError(
                 f"the recipe needs the columns {sorted(missing)}, the data set has {sorted(dataset.spec())}"
@@ -46,7 +63,18 @@ class Batches:
         """Rows `rows` of the global batch that begins `position` rows after the very first: tensors on the device."""
         indices = {table: self._indices(table, position + rows.start, rows.stop - rows.start) for table in self.sizes}
         assert rows.stop <= global_batch
-        return {name: self._gather(name, indices[table]) for name, table in self.tables.items()}
+        batch = {name: self._gather(name, indices[table]) for name, table in self.tables.items()}
+        if self.mirror:
+            flips = {table: self._flips(table, position, global_batch)[rows] for table in self.sizes}
+            for name, table in self.tables.items():
+                if self.columns[name].kind == "image":
+                    batch[name] = torch.where(flips[table][:, None, None, None], batch[name].flip(-1), batch[name])
+        return batch
+
+    def _flips(self, table: str, position: int, global_batch: int) -> Tensor:
+        """Which rows of a global batch are mirrored, bool."""
+        generator = generator_for("cpu", "mirror", self.seed, table, position)
+        return (torch.rand(global_batch, generator=generator) < 0.5).to(self.device)
 
     def _indices(self, table: str, position: int, n: int) -> np.ndarray:
         size = self.sizes[table]
@@ -70,6 +98,8 @@ class Batches:
         data = self.data[name]
         if isinstance(data, Tensor):
             rows = data[torch.from_numpy(indices).to(self.device, non_blocking=True)]
+        elif isinstance(data, Ragged):
+            rows = torch.from_numpy(data.padded(indices)).to(self.device, non_blocking=True)
         else:
             ascending = np.argsort(indices, kind="stable")
             gathered = np.empty((len(indices), *data.shape[1:]), data.dtype)

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
@@ -18,25 +18,7 @@ from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .options import GanConfig, OptimizersConfig, Section
 from .schedule import Schedule, within
-
-
-class DigitsSource(Section):
-    """scikit-learn's 1,797 real 8x8 handwritten digits, labelled; needs no network."""
-
-    name: Literal["digits"] = "digits"
-
-
-class FolderSource(Section):
-    """Image files of a local folder and its sub-folders."""
-
-    name: Literal["folder"] = "folder"
-    path: Path
-    """The folder. A relative path is relative to the working directory; `~` is the home folder."""
-    labels: Literal["auto", "subfolders", "none"] = "auto"
-    """`subfolders`: each image lies in a first-level sub-folder named after its class; `auto`: when that is so."""
-
-
-Source = Annotated[DigitsSource | FolderSource, Field(discriminator="name")]
+from .sourceconfig import Source
 
 
 class PrepareConfig(Section):
@@ -131,6 +113,8 @@ class TrainConfig(Section):
     """Optimizers; what is left out is the recipe's default."""
     ema_half_life_kimg: Schedule = Schedule(5.0)
     """Half-life of the moving average of the generator's weights, thousands of images; 0 keeps the newest weights."""
+    mirror: bool = False
+    """Show a training image mirrored left to right every second time, at random. Scores are of images as they are."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation at the discriminator's door."""
     precision: Literal["fp32", "bf16"] = "bf16"

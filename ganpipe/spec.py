@@ -19,7 +19,7 @@ class Part(BaseModel):
 class Column(Part):
     """One column of a table: numpy shards that follow one another.
 
-    `ragged` columns (tokens, captions) are stored as one flat array plus an `<file>.offsets.npy` of N + 1 int64.
+    `ragged` columns (tokens, captions) are one flat shard plus `<table>.<column>-00000.offsets.npy` of N + 1 int64.
     """
 
     kind: Literal["image", "label", "caption", "tokens", "point"]

@@ -18,7 +18,8 @@ from ..spec import DataSpec
 
 OutputKind = Literal["image", "translation", "text", "point"]
 Batch = Mapping[str, Tensor]
-"""Columns by name, rows first: image float in [-1, 1] NCHW, label int64 N, tokens int64 NL, point float ND."""
+"""Columns by name, rows first: image float in [-1, 1] NCHW, label int64 N, caption uint8 NL (UTF-8, filled up with 0),
+tokens int64 NL, point float ND."""
 
 
 @dataclass

@@ -13,8 +13,9 @@ from ..settings import Settings
 from ..storage import Store, open_store, scratch_folder
 from . import index
 from .checks import check_rows
+from .found import Found
 from .manifest import DataManifest
-from .sources import Found, find
+from .sources import find
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,14 @@ def run(config: RunConfig, settings: Settings) -> DatasetRef:
 
 def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) -> DatasetRef:
     from .decode import decode
+    from .earlier import Earlier
     from .shards import write_shards
 
     log.info("preparing %s", found.place)
+    earlier = Earlier.find(settings.home / "index", store, config.prepare)
     with scratch_folder(settings.local_folder("work"), "prepare-") as work:
-        rows = decode(found.load(), config.prepare, work / "pixels")
+        (copies := work / "source").mkdir()
+        rows = decode(found.load(copies), config.prepare, work / "pixels", earlier)
         shards = work / "shards"
         shards.mkdir()
         manifest = write_shards(rows, config.prepare, shards)
@@ -51,7 +55,7 @@ def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) 
         check_rows(ref.rows, config)
         if DataManifest.read(store, ref.digest) is None:
             store.publish(f"datasets/{ref.digest}", shards, manifest.model_dump(mode="json"))
-    index.record(settings.home / "index", config.prepare, found, ref.digest, rows.skipped)
+    index.record(settings.home / "index", config.prepare, found, ref.digest, rows.skipped, rows.keys, rows.hashes)
     log.info(
         "prepared data set %s: %s images (%s), %s of them exact duplicates of others",
         ref.digest,
@@ -59,4 +63,12 @@ def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) 
         ", ".join(f"{name} {count:,}" for name, count in ref.rows.items()),
         f"{len(rows.hashes) - len(set(rows.hashes)):,}",
     )
+    if earlier is not None:
+        added, removed = earlier.difference(rows.hashes)
+        log.info(
+            "+%s -%s against data set %s; %s images decoded, %s taken from there",
+            *(f"{n:,}" for n in (added, removed)),
+            earlier.digest,
+            *(f"{n:,}" for n in (rows.decoded, len(rows.hashes) - rows.decoded)),
+        )
     return ref

@@ -1,102 +1,109 @@
-"""All rows of a source to pixels, in threads (Pillow lets go of the interpreter while it decodes and resizes)."""
+"""All pictures of a source to pixels, on all cores; those that were prepared before are not decoded again."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..config import PrepareConfig
-from ..errors import InputError
+from ..errors import InputError, WorkFailed
+from .earlier import Earlier
+from .found import MAX_BYTES, Columns, Contents, Picture
 from .images import UnreadableImage, read_image
-
-if TYPE_CHECKING:
-    import datasets
 
 log = logging.getLogger(__name__)
 
-ROWS_PER_BATCH = 256
-BATCH_BYTES = 64 << 20
-MAX_THREADS = 16
+CHUNK_PICTURES = 32
+CHUNK_BYTES = 8 << 20
+"""A chunk, what a process is handed at a time, ends at either limit."""
+CHUNKS_AHEAD = 3
+"""Chunks that wait for each process, so that none ever waits for work."""
+FEW = 2048
+"""Up to so many pictures are decoded in threads: starting processes would take longer than they save."""
 NAMED_FILES = 20
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Decoded rows, in the order of the source, with the pixels in a file so that memory stays bounded."""
+    """Prepared rows, in the order of the source, with the pixels in a file so that memory stays bounded."""
 
+    keys: list[bytes]
+    """`Picture.key` of each row."""
     hashes: list[bytes]
     """sha256 of each row's pixels."""
-    labels: list[int] | None
-    classes: tuple[str, ...] | None
+    columns: Columns
     pixels: np.ndarray
     """uint8 (N, C, H, W), memory-mapped."""
+    decoded: int
+    """Rows that were decoded; the others were taken from an earlier data set."""
     skipped: int
     """Unreadable images that were left out."""
 
 
-def decode(dataset: datasets.Dataset, config: PrepareConfig, spool: Path) -> Rows:
-    """Decode every row into the file `spool`.
+def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earlier | None = None) -> Rows:
+    """Pixels of every row into the file `spool`.
 
     Raises InputError naming the unreadable images with their reasons, or, with `on_corrupt: skip`, logs them.
     """
     shape = (config.channels, config.resolution, config.resolution)
-    labelled = "label" in dataset.features
+    keys: list[bytes] = []
     hashes: list[bytes] = []
-    labels: list[int] = []
+    kept: list[int] = []
     unreadable: list[str] = []
-
-    def decode_one(image: dict[str, Any]) -> bytes | str:
-        """Pixels, or `path: reason`."""
-        try:
-            data = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
-            return read_image(data, config.resolution, config.channels, config.crop, config.background).tobytes()
-        except UnreadableImage as error:
-            return f"{image['path']}: {error}"
-        except OSError as error:
-            return f"{image['path']}: cannot be read: {error.strerror}"
-
-    threads = min(os.cpu_count() or 1, MAX_THREADS)
-    batch_rows = min(ROWS_PER_BATCH, BATCH_BYTES // int(np.prod(shape)))
+    decoded = seen = 0
     with (
         spool.open("wb") as stream,
-        ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(dataset), desc="decoding", unit="image", delay=1, leave=False, disable=None) as progress,
+        _workers(contents.count) as (pool, workers),
+        tqdm(total=contents.count, desc="decoding", unit="image", delay=1, leave=False, disable=None) as progress,
     ):
-        for batch in dataset.iter(batch_rows):
-            batch_labels: Sequence[int | None] = batch["label"] if labelled else [None] * len(batch["image"])
-            for decoded, label in zip(pool.map(decode_one, batch["image"]), batch_labels, strict=True):
-                if isinstance(decoded, str):
-                    unreadable.append(decoded)
-                    continue
-                stream.write(decoded)
-                hashes.append(hashlib.sha256(decoded).digest())
-                if label is not None:
-                    labels.append(label)
-            progress.update(len(batch["image"]))
+        for chunk in _decoded_in_order(pool, workers, contents.pictures(), config, earlier):
+            for picture, pixels, taken in chunk:
+                if isinstance(pixels, str):
+                    unreadable.append(f"{picture.name}: {pixels}")
+                else:
+                    stream.write(pixels)
+                    keys.append(picture.key)
+                    hashes.append(hashlib.sha256(pixels).digest())
+                    kept.append(seen)
+                    decoded += not taken
+                seen += 1
+            progress.update(len(chunk))
 
     if unreadable and config.on_corrupt == "fail":
         raise InputError(
-            f"{len(unreadable):,} of {len(dataset):,} images cannot be read:\n  {_listing(unreadable)}\n"
+            f"{len(unreadable):,} of {contents.count:,} images cannot be read:\n  {_listing(unreadable)}\n"
             "mend or remove them, or set prepare.on_corrupt to `skip`"
         )
     if unreadable:
         log.warning("left out %s unreadable images:\n  %s", f"{len(unreadable):,}", _listing(unreadable))
+    columns = contents.columns
     return Rows(
+        keys=keys,
         hashes=hashes,
-        labels=labels if labelled else None,
-        classes=tuple(dataset.features["label"].names) if labelled else None,
+        columns=replace(
+            columns,
+            labels=None if columns.labels is None else [columns.labels[row] for row in kept],
+            captions=None if columns.captions is None else [columns.captions[row] for row in kept],
+        ),
         pixels=np.memmap(spool, np.uint8, "r", shape=(len(hashes), *shape))
         if hashes
         else np.empty((0, *shape), np.uint8),
+        decoded=decoded,
         skipped=len(unreadable),
     )
 
@@ -105,3 +112,105 @@ def _listing(unreadable: list[str]) -> str:
     shown = unreadable[:NAMED_FILES]
     more = len(unreadable) - len(shown)
     return "\n  ".join([*shown, f"... and {more:,} more"] if more else shown)
+
+
+# --- on all cores ------------------------------------------------------------------------------------------------
+
+Prepared = tuple[Picture, bytes | str, bool]
+"""A picture, its pixels or why there are none, and whether they were taken from an earlier data set."""
+
+
+def _decoded_in_order(
+    pool: Executor, workers: int, pictures: Iterator[Picture], config: PrepareConfig, earlier: Earlier | None
+) -> Iterator[list[Prepared]]:
+    decode_chunk = partial(
+        pixels_of,
+        resolution=config.resolution,
+        channels=config.channels,
+        crop=config.crop,
+        background=config.background,
+    )
+    most = min(CHUNK_PICTURES, max(1, CHUNK_BYTES // (config.channels * config.resolution**2)))
+    waiting: deque[tuple[list[Picture], list[bytes | None], Future[list[bytes | str]] | None]] = deque()
+
+    def finished() -> list[Prepared]:
+        chunk, taken, future = waiting.popleft()
+        try:
+            new = iter(future.result() if future else ())
+        except BrokenExecutor as error:
+            raise WorkFailed(
+                "a process that decodes images was killed, most likely because memory ran out; free some, or look for "
+                "very large images"
+            ) from error
+        return [
+            (picture, next(new) if pixels is None else pixels, pixels is not None)
+            for picture, pixels in zip(chunk, taken, strict=True)
+        ]
+
+    for chunk in _chunks(pictures, most):
+        taken = [earlier.pixels(picture.key) if earlier else None for picture in chunk]
+        new = [picture.data for picture, pixels in zip(chunk, taken, strict=True) if pixels is None]
+        waiting.append((chunk, taken, pool.submit(decode_chunk, new) if new else None))
+        if len(waiting) > workers * CHUNKS_AHEAD:
+            yield finished()
+    while waiting:
+        yield finished()
+
+
+def _chunks(pictures: Iterator[Picture], most: int) -> Iterator[list[Picture]]:
+    chunk: list[Picture] = []
+    size = 0
+    for picture in pictures:
+        chunk.append(picture)
+        size += len(picture.data)
+        if len(chunk) == most or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def pixels_of(pictures: Sequence[bytes | str], **rule: object) -> list[bytes | str]:
+    """For each image file (its bytes or path) its pixels by `read_image`'s rule, or the reason why there are none."""
+    return [_pixels_of_one(picture, **rule) for picture in pictures]
+
+
+def _pixels_of_one(picture: bytes | str, **rule: object) -> bytes | str:
+    try:
+        if isinstance(picture, str) and Path(picture).stat().st_size > MAX_BYTES:
+            return f"the file has more than {MAX_BYTES >> 30} GiB"
+        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+        return read_image(data, **rule).tobytes()  # type: ignore[arg-type]
+    except UnreadableImage as error:
+        return str(error)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+@contextmanager
+def _workers(pictures: int) -> Iterator[tuple[Executor, int]]:
+    """Threads, or processes of which none outlives this one, and their number."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    pool: Executor
+    if pictures <= FEW:
+        pool = ThreadPoolExecutor(cores)
+    else:
+        # Not forked: the threads of torch and of progress bars may hold locks that a fork would never see released.
+        pool = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _begin_worker)
+    try:
+        yield pool, cores
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """Ctrl-C is for the parent to answer; a parent that is killed takes its workers with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()

@@ -46,7 +46,8 @@ def read_image(
             if image.width * image.height > MAX_PIXELS:
                 raise UnreadableImage(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
             image.load()
-            picture = _to_mode(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", background)
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _to_mode(image, "L" if channels == 1 else "RGB", background)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
@@ -69,7 +70,7 @@ def _to_mode(image: Image.Image, mode: Literal["L", "RGB"], background: tuple[in
         raise UnreadableImage(f"pixels of mode {image.mode} are not supported; save it as 8-bit RGB or grey")
     if mode == "L" and image.mode not in ("1", "L"):
         image = image.convert("RGB")
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
@@ -84,6 +85,8 @@ def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _centred_square(image: Image.Image) -> Image.Image:
+    if image.width == image.height:
+        return image
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))

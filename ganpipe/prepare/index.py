@@ -1,18 +1,24 @@
-"""What was prepared before: a note per source and preparation of the files' stats and the digest they led to."""
+"""What was prepared before: a note per source and preparation of the files' stats and the digest they led to.
+
+Beside it lies which picture became which row, so that a source that has grown is not decoded from the start.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import io
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..config import PrepareConfig
-from .sources import Found
+from .found import Found
 
 FORMAT: Final = 1
 
@@ -29,6 +35,8 @@ class Entry(BaseModel):
     """The data set that they were prepared to."""
     skipped: int
     """Unreadable images that were left out."""
+    decoder: str = ""
+    """Library and version that the rows were decoded with: another one may decode to other pixels."""
 
 
 def look_up(folder: Path, config: PrepareConfig, found: Found) -> Entry | None:
@@ -40,14 +48,44 @@ def look_up(folder: Path, config: PrepareConfig, found: Found) -> Entry | None:
     return entry if entry.stats_sha256 == _stats_sha256(found) else None
 
 
-def record(folder: Path, config: PrepareConfig, found: Found, digest: str, skipped: int) -> None:
-    """Write the entry; readers see the old one or the new one."""
+def rows(folder: Path, config: PrepareConfig) -> tuple[str, list[bytes], list[bytes]] | None:
+    """The newest data set's digest, with the key of the picture and the sha256 of the pixels of each of its rows.
+
+    None when there is none that can be read, or it was decoded by another version.
+    """
+    path = _path(folder, config)
+    try:
+        entry = Entry.model_validate_json(path.read_bytes())
+        pairs = np.load(path.with_suffix(".npy"), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    if entry.decoder != _decoder() or pairs.dtype != np.uint8 or pairs.shape[1:] != (2, 32):
+        return None
+    return entry.digest, [key.tobytes() for key in pairs[:, 0]], [pixels.tobytes() for pixels in pairs[:, 1]]
+
+
+def record(
+    folder: Path, config: PrepareConfig, found: Found, digest: str, skipped: int, keys: list[bytes], hashes: list[bytes]
+) -> None:
+    """Write the entry, and `keys` and `hashes` as `rows` returns them; readers see old files or new ones."""
     path = _path(folder, config)
     path.parent.mkdir(parents=True, exist_ok=True)
-    entry = Entry(stats_sha256=_stats_sha256(found), digest=digest, skipped=skipped)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".new", delete=False) as stream:
-        stream.write(entry.model_dump_json(indent=1))
+    pairs = io.BytesIO()
+    columns = [np.frombuffer(b"".join(column), np.uint8).reshape(-1, 32) for column in (keys, hashes)]
+    np.save(pairs, np.stack(columns, 1), allow_pickle=False)
+    entry = Entry(stats_sha256=_stats_sha256(found), digest=digest, skipped=skipped, decoder=_decoder())
+    _replace(path.with_suffix(".npy"), pairs.getvalue())
+    _replace(path, entry.model_dump_json(indent=1).encode())
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, suffix=".new", delete=False) as stream:
+        stream.write(data)
     Path(stream.name).replace(path)
+
+
+def _decoder() -> str:
+    return f"Pillow {importlib.metadata.version('pillow')}"
 
 
 def _path(folder: Path, config: PrepareConfig) -> Path:

@@ -59,6 +59,33 @@ class DataManifest(Part):
         return DatasetRef(digest=self.digest, rows={name: stop - start for name, (start, stop) in table.splits.items()})
 
 
+class Ragged:
+    """Rows of unlike length: UTF-8 captions, tokens."""
+
+    def __init__(self, values: np.ndarray, offsets: np.ndarray, width: int):
+        """Row i is `values[offsets[i]:offsets[i + 1]]`; `width` is the length of the longest."""
+        self.values, self.offsets, self.width = values, offsets, width
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    def padded(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows, (N, width), filled up with zeros."""
+        filled = np.zeros((len(rows), self.width), self.values.dtype)
+        for target, row in zip(filled, rows, strict=True):
+            values = self[row]
+            target[: len(values)] = values
+        return filled
+
+
+def offsets_name(shard: str) -> str:
+    """The file with the offsets of a ragged column's shard."""
+    return f"{shard.removesuffix('.npy')}.offsets.npy"
+
+
 class Dataset:
     """A prepared data set: memory-mapped columns by table, name and split."""
 
@@ -88,10 +115,9 @@ class Dataset:
         start, stop = described.splits[split]  # type: ignore[index]
         column = described.columns[name]
         if column.ragged:
-            raise InputError(f"column {name!r} is ragged: read it row by row")
-        shards = [np.load(self.files[shard], mmap_mode="r", allow_pickle=False) for shard in column.shards]
+            raise InputError(f"column {name!r} is ragged: read it with `ragged`")
         parts, first = [], 0
-        for shard in shards:
+        for shard in self.shards(name, table):
             low, high = max(start - first, 0), min(stop - first, len(shard))
             if low < high:
                 parts.append(shard[low:high])
@@ -99,3 +125,17 @@ class Dataset:
         if not parts:
             return np.empty((0, *column.shape), column.dtype)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def ragged(self, name: str, split: str, table: str = "main") -> Ragged:
+        """Rows of one split of a ragged column, memory-mapped."""
+        described = self.manifest.tables[table]
+        start, stop = described.splits[split]  # type: ignore[index]
+        (shard,) = described.columns[name].shards
+        (values,) = self.shards(name, table)
+        offsets = np.load(self.files[offsets_name(shard)], allow_pickle=False)
+        return Ragged(values, offsets[start : stop + 1], described.columns[name].shape[0])
+
+    def shards(self, name: str, table: str = "main") -> list[np.ndarray]:
+        """All rows of a column as they are stored, memory-mapped."""
+        column = self.manifest.tables[table].columns[name]
+        return [np.load(self.files[shard], mmap_mode="r", allow_pickle=False) for shard in column.shards]

@@ -13,7 +13,7 @@ import numpy as np
 from ..config import PrepareConfig
 from ..spec import Column
 from .decode import Rows
-from .manifest import FORMAT, DataManifest, Table
+from .manifest import FORMAT, DataManifest, Table, offsets_name
 
 SHARD_BYTES = 256 << 20
 COPY_BYTES = 4 << 20
@@ -22,8 +22,14 @@ DIGEST_LENGTH = 32
 
 def write_shards(rows: Rows, config: PrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES) -> DataManifest:
     """Write table `main` into `folder` as .npy files of at most about `shard_bytes` each. Returns its manifest."""
-    labels = rows.labels if rows.labels is not None else [0] * len(rows.hashes)
-    order = sorted(range(len(rows.hashes)), key=lambda row: (rows.hashes[row], labels[row]))
+    given = rows.columns
+    labels = given.labels if given.labels is not None else [0] * len(rows.hashes)
+    captions = None if given.captions is None else [caption.encode() for caption in given.captions]
+    identities = [
+        row_identity(content, label, None if captions is None else captions[row])
+        for row, (content, label) in enumerate(zip(rows.hashes, labels, strict=True))
+    ]
+    order = sorted(range(len(rows.hashes)), key=identities.__getitem__)
     shape = rows.pixels.shape[1:]
     columns = {
         "image": Column(
@@ -34,19 +40,27 @@ def write_shards(rows: Rows, config: PrepareConfig, folder: Path, shard_bytes: i
             shards=_write_column(folder, "main.image", rows.pixels, order, shard_bytes),
         )
     }
-    if rows.labels is not None and rows.classes is not None:
+    if given.labels is not None and given.classes is not None:
         columns["label"] = Column(
             kind="label",
             dtype="int64",
             shape=(),
-            range=(0, len(rows.classes) - 1),
-            vocabulary=rows.classes,
-            shards=_write_column(folder, "main.label", np.asarray(rows.labels, np.int64), order, shard_bytes),
+            range=(0, len(given.classes) - 1),
+            vocabulary=given.classes,
+            shards=_write_column(folder, "main.label", np.asarray(labels, np.int64), order, shard_bytes),
+        )
+    if captions is not None:
+        columns["caption"] = Column(
+            kind="caption",
+            dtype="uint8",
+            shape=(max(map(len, captions), default=0),),
+            ragged=True,
+            shards=(_write_captions(folder, "main.caption-00000.npy", [captions[row] for row in order]),),
         )
     preparation = config.model_dump(mode="json", exclude={"source", "on_corrupt"})
     splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, config.extractor_fraction)
     return DataManifest(
-        digest=_digest(preparation, columns, ((rows.hashes[row], labels[row]) for row in order)),
+        digest=_digest(preparation, columns, (identities[row] for row in order)),
         tables={"main": Table(rows=len(order), splits=splits, columns=columns)},
         preparation=preparation,
     )
@@ -62,14 +76,19 @@ def split_bounds(hashes: list[bytes], test_fraction: float, extractor_fraction: 
     return {"test": (0, test), "extractor": (test, extractor), "train": (extractor, len(hashes))}
 
 
-def _digest(preparation: dict[str, Any], columns: dict[str, Column], rows: Iterable[tuple[bytes, int]]) -> str:
+def row_identity(content: bytes, label: int, caption: bytes | None) -> bytes:
+    """What a row adds to the digest, and what rows are sorted by."""
+    identity = content + label.to_bytes(8, "big")
+    return identity if caption is None else identity + len(caption).to_bytes(8, "big") + caption
+
+
+def _digest(preparation: dict[str, Any], columns: dict[str, Column], rows: Iterable[bytes]) -> str:
     """Names content and preparation; knows nothing of paths, order or dates."""
     described = {name: column.model_dump(mode="json", exclude={"shards"}) for name, column in columns.items()}
     header = {"format": FORMAT, "preparation": preparation, "columns": described}
     sha256 = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for content, label in rows:
-        sha256.update(content)
-        sha256.update(label.to_bytes(8, "big"))
+    for row in rows:
+        sha256.update(row)
     return sha256.hexdigest()[:DIGEST_LENGTH]
 
 
@@ -84,6 +103,13 @@ def _write_column(folder: Path, name: str, values: np.ndarray, order: list[int],
             for some in _slices(rows, max(1, COPY_BYTES // row_bytes)):
                 stream.write(values[some].tobytes())
     return tuple(names)
+
+
+def _write_captions(folder: Path, name: str, captions: list[bytes]) -> str:
+    np.save(folder / name, np.frombuffer(b"".join(captions), np.uint8), allow_pickle=False)
+    offsets = np.cumsum([0, *map(len, captions)], dtype=np.int64)
+    np.save(folder / offsets_name(name), offsets, allow_pickle=False)
+    return name
 
 
 def _slices(items: list[int], length: int) -> Iterator[list[int]]:

@@ -62,7 +62,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.spec = dataset.spec()
         self.gan = GANS[config.gan.name](config.gan)
-        self.batches = Batches(dataset, self.gan.columns, "train", self.seed, self.device)
+        self.batches = Batches(dataset, self.gan.columns, "train", self.seed, self.device, self.train.mirror)
         self.progress = Progress()
 
         torch.manual_seed(derive_seed("init", self.seed))

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganpipe import prepare
 from ganpipe.config import RunConfig, load_config
+from ganpipe.errors import InputError
 from ganpipe.settings import Settings
+from ganpipe.storage import open_store
 
 Configure = Callable[..., RunConfig]
 SaveImages = Callable[..., list[Path]]
+Refused = Callable[[RunConfig], str]
 
 
 @pytest.fixture
@@ -25,11 +29,14 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def configure() -> Configure:
-    """configure(folder or None for digits, evaluate={...}, batch=..., **fields of prepare) -> RunConfig."""
+    """configure(folder, None for digits, or a source {...}, evaluate={...}, batch=..., **fields of prepare)."""
 
-    def build(folder: Path | None, evaluate: dict[str, Any] | None = None, batch: int = 4, **prepare: Any) -> RunConfig:
+    def build(
+        place: Path | dict[str, Any] | None, evaluate: dict[str, Any] | None = None, batch: int = 4, **prepare: Any
+    ) -> RunConfig:
         labels = {"labels": prepare.pop("labels")} if "labels" in prepare else {}
-        source = {"name": "folder", "path": str(folder), **labels} if folder else {"name": "digits"}
+        source = {"name": "folder", "path": str(place), **labels} if isinstance(place, Path) else place
+        source = source or {"name": "digits"}
         return load_config(
             {
                 "name": "test",
@@ -68,6 +75,21 @@ def save_images() -> SaveImages:
         return paths
 
     return save
+
+
+@pytest.fixture
+def refused(settings: Settings) -> Refused:
+    """refused(config) -> the message of the InputError, after which nothing is published and no work left behind."""
+
+    def refuse(config: RunConfig) -> str:
+        with pytest.raises(InputError) as error:
+            prepare.run(config, settings)
+        assert error.value.exit_code == 2
+        assert not list(open_store(settings.store).list())
+        assert not list((settings.home / "work").glob("*"))
+        return str(error.value)
+
+    return refuse
 
 
 @pytest.fixture

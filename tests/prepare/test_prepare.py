@@ -101,7 +101,7 @@ def test_labels_setting(
 def test_several_shards_read_as_one(configure: Configure, settings: Settings, images: Path, tmp_path: Path) -> None:
     config = configure(images)
     whole = opened(prepare.run(config, settings), settings)
-    rows = decode(find(config.prepare.source).load(), config.prepare, tmp_path / "pixels")
+    rows = decode(find(config.prepare.source).load(tmp_path), config.prepare, tmp_path / "pixels")
     manifest = write_shards(rows, config.prepare, tmp_path, shard_bytes=7 * 3 * 8 * 8)
     parts = Dataset(manifest, {path.name: path for path in tmp_path.glob("*.npy")})
     assert manifest.digest == whole.digest
@@ -109,6 +109,18 @@ def test_several_shards_read_as_one(configure: Configure, settings: Settings, im
     for split in SPLITS:
         for column in ("image", "label"):
             np.testing.assert_array_equal(parts.column(column, split), whole.column(column, split))
+
+
+def test_one_pixel_and_names_in_any_script(configure: Configure, settings: Settings, images: Path) -> None:
+    (images / "猫 & ñandú").mkdir()
+    for number, colour in enumerate(("red", "blue")):
+        Image.new("RGB", (1, 1), colour).save(images / "猫 & ñandú" / f"画像 {number} é.png")
+    dataset = opened(prepare.run(configure(images), settings), settings)
+    assert dataset.spec()["label"].vocabulary == ("cat", "dog", "猫 & ñandú")
+    assert dataset.manifest.tables["main"].rows == 42
+    rows = np.concatenate([dataset.column("image", split) for split in SPLITS])
+    for colour in ((255, 0, 0), (0, 0, 255)):
+        assert (rows == np.array(colour)[:, None, None]).all((1, 2, 3)).sum() == 1
 
 
 # --- identity ----------------------------------------------------------------------------------------------------

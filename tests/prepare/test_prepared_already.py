@@ -118,7 +118,7 @@ def test_without_the_data_in_the_store_it_is_prepared_again(
 
 def test_a_damaged_index_is_ignored(configure: Configure, settings: Settings, images: Path) -> None:
     ref = prepare.run(configure(images), settings)
-    (entry,) = (settings.home / "index").iterdir()
+    (entry,) = (settings.home / "index").glob("*.json")
     for damaged in (b"", b"{", b'{"format": 2}', b"\xff\xfe"):
         entry.write_bytes(damaged)
         assert prepare.run(configure(images), settings) == ref

@@ -1,0 +1,83 @@
+"""What a source says of itself: first without reading any content, then all its rows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""What image files end in, whatever the case."""
+MAX_BYTES = 1 << 30
+"""Of one image file: more than the largest image takes that is decoded, and little enough to be read whole."""
+
+
+class Stat(NamedTuple):
+    """What the file system says of a file. Any change of its bytes changes ctime, whatever else is restored."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, name: str, stat: os.stat_result) -> Stat:
+        return cls(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+class Picture(NamedTuple):
+    """One encoded image."""
+
+    name: str
+    """For messages."""
+    data: bytes | str
+    """The bytes of an image file, or the path of a local one."""
+    key: bytes
+    """32 bytes: equal keys of one source mean equal bytes, also from one night to the next."""
+
+    @classmethod
+    def of_bytes(cls, name: str, data: bytes) -> Picture:
+        return cls(name, data, hashlib.sha256(data).digest())
+
+    @classmethod
+    def of_file(cls, path: str, stat: Stat) -> Picture:
+        return cls(path, path, hashlib.sha256(repr(tuple(stat)).encode()).digest())
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What rows have besides their image."""
+
+    labels: list[int] | None = None
+    """Number of each row's class."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes, by number."""
+    captions: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All rows of a source, in any order."""
+
+    count: int
+    pictures: Callable[[], Iterator[Picture]]
+    """`count` of them, one at a time. Raises InputError when the source turns out to be damaged."""
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds now, known without reading any content."""
+
+    place: str
+    """For messages."""
+    stats: tuple[Stat, ...]
+    """Unchanged as long as the content is."""
+    load: Callable[[Path], Contents]
+    """Called with an empty folder for copies, which is removed when the rows have been read.
+
+    Raises InputError when the content is not laid out as the configuration says.
+    """

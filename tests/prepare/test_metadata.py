@@ -1,0 +1,194 @@
+"""Labels and captions of image files from metadata.jsonl and metadata.csv, in folders and archives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ganpipe import prepare
+from ganpipe.config import RunConfig, load_config
+from ganpipe.errors import InputError
+from ganpipe.prepare.manifest import SPLITS, Dataset
+from ganpipe.refs import DatasetRef
+from ganpipe.settings import Settings
+from ganpipe.storage import open_store
+
+Configure = Callable[..., RunConfig]
+Refused = Callable[[RunConfig], str]
+Lines = list[dict[str, Any]]
+
+
+def source(path: Path, **fields: Any) -> dict[str, Any]:
+    return {"name": "folder", "path": str(path), **fields}
+
+
+def lines_of(images: Path) -> Lines:
+    """`kind` is the class; `text` says its name, with a comma, quotes and a newline."""
+    return [
+        {
+            "file_name": path.relative_to(images).as_posix(),
+            "kind": path.parent.name,
+            "number": len(path.parent.name) + number % 2,
+            "text": f'{path.parent.name}, "{path.stem}"\nñ',
+        }
+        for number, path in enumerate(sorted(images.rglob("*.png")))
+    ]
+
+
+def write(images: Path, lines: Lines, suffix: str = "jsonl") -> None:
+    path = images / f"metadata.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n", encoding="utf-8")
+        return
+    with path.open("w", encoding="utf-8-sig", newline="") as stream:
+        writer = csv.DictWriter(stream, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def opened(ref: DatasetRef, settings: Settings) -> Dataset:
+    return Dataset.open(open_store(settings.store), ref.digest)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_labels_and_captions(configure: Configure, settings: Settings, images: Path, suffix: str) -> None:
+    by_folder = prepare.run(configure(images), settings)
+    write(images, lines_of(images), suffix)
+    assert prepare.run(configure(source(images, label_column="kind")), settings) == by_folder
+    dataset = opened(
+        prepare.run(configure(source(images, label_column="number", caption_column="text")), settings), settings
+    )
+    assert dataset.spec()["label"].vocabulary == ("3", "4")
+    for split in SPLITS:
+        captions = dataset.ragged("caption", split)
+        assert len(captions) == len(dataset.column("image", split))
+        assert all(bytes(captions[row]).decode().endswith('"\nñ') for row in range(len(captions)))
+
+
+def test_metadata_in_an_archive(configure: Configure, settings: Settings, images: Path, tmp_path: Path) -> None:
+    write(images, lines_of(images))
+    fields = {"label_column": "kind", "caption_column": "text"}
+    ref = prepare.run(configure(source(images, **fields)), settings)
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", images.parent, images.name)
+    assert prepare.run(configure({**source(Path(packed), **fields), "name": "archive"}), settings) == ref
+
+
+def test_changed_metadata_is_noticed(configure: Configure, settings: Settings, images: Path) -> None:
+    lines = lines_of(images)
+    write(images, lines)
+    config = configure(source(images, caption_column="text"))
+    before = prepare.run(config, settings)
+    lines[0]["text"] = "another"
+    write(images, lines)
+    assert prepare.run(config, settings).digest != before.digest
+
+
+def test_names_are_matched_however_accents_are_composed(configure: Configure, settings: Settings, images: Path) -> None:
+    path = next(images.rglob("*.png"))
+    path.rename(path.with_name(unicodedata.normalize("NFD", "é.png")))
+    lines = lines_of(images)
+    for line in lines:
+        line["file_name"] = "./" + unicodedata.normalize("NFC", line["file_name"])
+    write(images, lines)
+    prepare.run(configure(source(images, caption_column="text")), settings)
+
+
+def test_metadata_that_nobody_asked_for_is_left_alone(configure: Configure, settings: Settings, images: Path) -> None:
+    clean = prepare.run(configure(images), settings)
+    (images / "metadata.jsonl").write_text("not read")
+    assert prepare.run(configure(images), settings) == clean
+
+
+def without_last(lines: Lines) -> Lines:
+    return lines[:-1]
+
+
+def with_another(lines: Lines) -> Lines:
+    return [*lines, {**lines[0], "file_name": "../../etc/passwd.png"}]
+
+
+def twice(lines: Lines) -> Lines:
+    return [*lines, lines[0]]
+
+
+def unlabelled(lines: Lines) -> Lines:
+    return [{**lines[0], "kind": None}, *lines[1:]]
+
+
+def unnamed(lines: Lines) -> Lines:
+    return [{**line, "file_name": None, "name": line["file_name"]} for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("change", "fields", "named"),
+    [
+        (without_last, {}, "no line for 1 of 40 images: dog/039.png"),
+        (with_another, {}, "names 1 images that are not there: ../../etc/passwd.png"),
+        (twice, {}, "'cat/000.png' stands there twice"),
+        (unlabelled, {}, "cat/000.png; fill them in"),
+        (unnamed, {}, "stands there twice"),
+        (list, {"label_column": "species"}, "metadata.jsonl has no column `species`"),
+        (list, {"classes": ["cat", "owl"]}, "dog/001.png has the label 'dog', which is none of the 2 classes"),
+        (list, {"caption_column": "number"}, "not a text"),
+    ],
+)
+def test_metadata_that_does_not_fit(
+    configure: Configure,
+    refused: Refused,
+    images: Path,
+    change: Callable[[Lines], Lines],
+    fields: dict[str, Any],
+    named: str,
+) -> None:
+    write(images, change(lines_of(images)))
+    message = refused(configure(source(images, **{"label_column": "kind", **fields})))
+    assert named in message
+    assert str(images) in message
+
+
+def test_missing_double_and_broken_metadata(configure: Configure, refused: Refused, images: Path) -> None:
+    config = configure(source(images, caption_column="text"))
+    assert "no metadata.jsonl or metadata.csv" in refused(config)
+    (images / "metadata.jsonl").write_text('{"file_name": "a.png"}\n{"file_name"')
+    message = refused(config)
+    assert "metadata.jsonl cannot be read: line 2 is no JSON" in message
+    (images / "metadata.jsonl").write_bytes(b"\xff\xfe\xff")
+    assert "metadata.jsonl cannot be read" in refused(config)
+    (images / "metadata.csv").write_text("file_name,text\n")
+    assert "both metadata.jsonl and metadata.csv" in refused(config)
+
+
+def test_folders_outside_the_declared_classes(
+    configure: Configure, settings: Settings, refused: Refused, images: Path
+) -> None:
+    message = refused(configure(source(images, classes=["cat", "owl"])))
+    assert "prepare.source.labels" in message
+    assert "'dog', which is none of the 2 classes (cat, owl); 20 of 40" in message
+    ref = prepare.run(configure(source(images, classes=["owl", "dog", "cat"])), settings)
+    dataset = opened(ref, settings)
+    assert dataset.spec()["label"].vocabulary == ("owl", "dog", "cat")
+    assert set(np.concatenate([dataset.column("label", split) for split in SPLITS])) == {1, 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"label_column": "kind", "labels": "subfolders"}, "prepare.source.labels is `subfolders`"),
+        ({"labels": "none", "classes": ["cat"]}, "prepare.source.classes is given, but no labels"),
+        ({"classes": ["cat", "cat"]}, "'cat' stands there twice"),
+        ({"classes": []}, "prepare.source.classes"),
+    ],
+)
+def test_fields_that_contradict_each_other(
+    configure: Configure, images: Path, fields: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InputError, match=named):
+        load_config(configure(images), [f"prepare.source={json.dumps(source(images, **fields))}"])
