@@ -65,6 +65,9 @@ mon data = $FOLDER/mon
 mon data avail crit = 1
 mon allow pool size one = true
 mon max pg per osd = 1000
+# every change of the cluster waits this long for others, and the first start makes a dozen
+paxos propose interval = 0.05
+paxos min wait = 0.01
 osd pool default size = 1
 osd pool default pg num = 4
 osd pool default pg autoscale mode = off
@@ -133,6 +136,7 @@ start() {
     mkdir -p "$FOLDER"/{mon,osd,gateway}
     [ -s "$FOLDER/fsid" ] || cat /proc/sys/kernel/random/uuid >"$FOLDER/fsid"
     configure
+    runs gateway || ! serves || fail "another server answers at port $PORT; set S3_PORT"
     once monitor make_monitor
     daemon mon ceph-mon -i a
     once osd make_osd
@@ -162,13 +166,15 @@ END
 }
 
 stop() { # stop SIGNAL
-    local name pid
+    local name deadline
     for name in gateway osd mon; do
-        runs "$name" || continue
-        pid=$(cat "$FOLDER/$name.pid")
-        kill -s "$1" "$pid"
-        timeout 20 tail -s 0.1 --pid="$pid" -f /dev/null || kill -s KILL "$pid"
-        rm "$FOLDER/$name.pid"
+        deadline=$((SECONDS + 20))
+        runs "$name" && kill -s "$1" "$(cat "$FOLDER/$name.pid")"
+        while runs "$name"; do
+            [ $SECONDS -lt $deadline ] || kill -s KILL "$(cat "$FOLDER/$name.pid")"
+            sleep 0.1
+        done
+        rm -f "$FOLDER/$name.pid"
     done
 }
 

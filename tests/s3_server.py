@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
+import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +37,31 @@ class Server:
         """The variables with which boto3 gets there."""
         lines = (self.folder / "environment").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
+
+    @contextmanager
+    def another_gateway(self) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+        """A second way into the same buckets, to be killed: its address and its process."""
+        url = f"http://127.0.0.1:{free_port()}"
+        frontend = f"--rgw-frontends=beast endpoint={url.removeprefix('http://')} tcp_nodelay=1"
+        command = ["radosgw", "-c", str(self.folder / "ceph.conf"), "-n", "client.another", frontend, "-f"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while not serves(url):
+                assert process.poll() is None
+                time.sleep(0.1)
+            yield url, process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def serves(url: str) -> bool:
+    """Whether something answers there."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="session")

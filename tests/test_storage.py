@@ -123,7 +123,9 @@ def test_compare_and_set(store: Store) -> None:
 
 
 @pytest.mark.parametrize("expected", [None, b"old"])
-def test_one_of_sixteen_racing_threads_wins(store: Store, expected: bytes | None) -> None:
+@pytest.mark.parametrize("same", [False, True], ids=["different", "same"])
+def test_one_of_sixteen_racing_threads_wins(store: Store, expected: bytes | None, same: bool) -> None:
+    """Also when they write the very same bytes."""
     if expected is not None:
         store.write_bytes("champion.json", expected)
     start = threading.Barrier(16)
@@ -131,7 +133,7 @@ def test_one_of_sixteen_racing_threads_wins(store: Store, expected: bytes | None
     def race(number: int) -> bool:
         start.wait()
         try:
-            store.compare_and_set("champion.json", str(number).encode(), expected)
+            store.compare_and_set("champion.json", b"new" if same else str(number).encode(), expected)
         except Conflict:
             return False
         return True
@@ -139,7 +141,7 @@ def test_one_of_sixteen_racing_threads_wins(store: Store, expected: bytes | None
     with ThreadPoolExecutor(16) as pool:
         won = list(pool.map(race, range(16)))
     assert sum(won) == 1
-    assert store.read_bytes("champion.json") == str(won.index(True)).encode()
+    assert store.read_bytes("champion.json") == (b"new" if same else str(won.index(True)).encode())
 
 
 def test_racing_processes_lose_no_update(store: Store) -> None:

@@ -9,14 +9,15 @@ from datetime import UTC, datetime
 from boto3.exceptions import Boto3Error
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError
 
 from ..errors import GanpipeError, InputError, WorkFailed
 
-ERRORS = (BotoCoreError, ClientError, Boto3Error, RetriesExceededError)
+ERRORS = (BotoCoreError, ClientError, Boto3Error, ResponseParserError, RetriesExceededError)
 """What boto3 raises."""
 
-AWAY = (boto.HTTPClientError, boto.IncompleteReadError, RetriesExceededError)
+AWAY = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, RetriesExceededError)
 NO_KEYS = (boto.NoCredentialsError, boto.PartialCredentialsError)
 
 DENIED = (
@@ -54,8 +55,8 @@ def explained(error: Exception, place: str, endpoint: str) -> GanpipeError:
         return InputError(f"{place}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, boto.ParamValidationError):
         return InputError(f"{place} cannot be an S3 address; set GANPIPE_STORE to s3://bucket/prefix")
-    if isinstance(error, boto.ResponseParserError):
-        return InputError(f"{place}: what answers at {endpoint} does not speak S3; set {endpoint_variable()}")
+    if isinstance(error, ResponseParserError):
+        return _no_s3(place, endpoint)
     if isinstance(error, boto.SSLError):
         return InputError(f"{place}: no TLS with {endpoint}; set AWS_CA_BUNDLE, or {endpoint_variable()}")
     if isinstance(error, AWAY):
@@ -77,7 +78,13 @@ def _of_answer(error: ClientError, place: str, endpoint: str) -> GanpipeError:
             f"{place}: this machine's clock ({now} UTC) and that of {endpoint} ({_date(error)}) differ too much for "
             "signed requests; set the one that is wrong (AWS_ENDPOINT_URL names the server)"
         )
+    if code.startswith("4") or code == "501":  # a status, where S3 has codes of its own
+        return _no_s3(place, endpoint)
     return WorkFailed(f"{place}: {endpoint} answered {code or 'with an error'}: {message}".removesuffix(": "))
+
+
+def _no_s3(place: str, endpoint: str) -> InputError:
+    return InputError(f"{place}: what answers at {endpoint} does not speak S3; set {endpoint_variable()}")
 
 
 def _date(error: ClientError) -> str:
