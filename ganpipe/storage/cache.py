@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ..errors import InputError, of_the_disk
 from .file import locked
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class Cache:
     def copies(self, sha256: str, name: str, size: int, download: Callable[[Path], None]) -> Iterator[Path]:
         """The copy that is there, if one is, and for a caller who finds its bytes wrong a fresh one.
 
-        `size` bytes are made free before `download` fills a file. Raises what `download` raises.
+        `size` bytes are made free before `download` fills a file. Raises what `download` raises, and InputError when
+        the folder cannot be made.
         """
         folder = self._held_folder(sha256)
         path = folder / name
@@ -63,7 +65,7 @@ class Cache:
             while folder not in _held or not _is_at(_held[folder], folder):
                 if folder in _held:  # the cache was removed by hand
                     os.close(_held.pop(folder))
-                folder.mkdir(parents=True, exist_ok=True)
+                self._make(folder)
                 try:
                     handle = os.open(folder, os.O_RDONLY)
                 except FileNotFoundError:  # another process made room
@@ -74,6 +76,16 @@ class Cache:
                 os.close(_held.pop(next(iter(_held))))
             os.utime(folder)
         return folder
+
+    def _make(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if of_the_disk(error):
+                raise
+            raise InputError(
+                f"GANPIPE_HOME: {self.folder} cannot be written to: {error}; set it to another folder"
+            ) from error
 
     def _make_room(self, size: int) -> None:
         with locked(self.folder / ".lock"):

@@ -29,6 +29,7 @@ from .cache import Cache
 from .s3errors import ERRORS, endpoint_variable, explained, without_secrets
 
 SCHEME = "s3://"
+BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}"
 STAGING = ".staging"
 """Where the server is tried out; no list shows it."""
 CONNECT_SECONDS = 5
@@ -253,10 +254,10 @@ class S3Store(Store):
 
 def _bucket_and_prefix(uri: str) -> tuple[str, str]:
     bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
-    prefix = prefix.strip("/")
-    if not uri.startswith(SCHEME) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}", bucket):
+    parts = [part for part in prefix.split("/") if part]
+    if not uri.startswith(SCHEME) or not re.fullmatch(BUCKET, bucket) or {".", ".."} & {*parts}:
         raise InputError(f"{uri!r} is not an S3 store: set GANPIPE_STORE to s3://bucket/prefix")
-    return bucket, PurePosixPath(check_key(prefix)).as_posix() if prefix else ""
+    return bucket, "/".join(parts)
 
 
 def _connect(uri: str) -> _Connection:
