@@ -202,6 +202,15 @@ def test_publishing_again_replaces_the_folder(store: Store, folder: Path) -> Non
     assert store.fetch("x")["b.bin"].read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("prefix", ["x/y/", "x//y", "./x/y"])
+def test_a_folder_has_one_name_however_it_is_written(store: Store, folder: Path, prefix: str) -> None:
+    store.publish(prefix, folder, {})
+    assert list(store.published("")) == ["x/y"] and len(keys(store, "x/y/")) == 4
+    assert len(store.fetch("x/y")) == len(store.fetch(prefix)) == 3
+    store.remove(prefix)
+    assert keys(store) == []
+
+
 def test_many_publish_the_same_at_once(store: Store, folder: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: store.publish("datasets/one", folder, {}), range(24)))

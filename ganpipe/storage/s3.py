@@ -162,9 +162,9 @@ class S3Store(Store):
         if replaced:
             self._delete(f"{prefix}/{MANIFEST}")
         super()._publish_files(prefix, files, manifest)
-        ours = {f"{prefix}/{name}" for name in (*files, MANIFEST)}
+        ours = {self._name(f"{prefix}/{name}") for name in (*files, MANIFEST)}
         for item in self.list(prefix):
-            if item.key not in ours:  # of the folder before, or of a publisher that was killed
+            if self._name(item.key) not in ours:  # of the folder before, or of a publisher that was killed
                 self._delete(item.key)
 
     def _put_file(self, key: str, path: Path) -> None:
@@ -176,7 +176,7 @@ class S3Store(Store):
         name = self._name(key)
 
         def download(path: Path) -> None:
-            with self._explained(key, but=("404",)):
+            with self._explained(key):
                 try:
                     self._connected().transfers.download(self.bucket, name, str(path)).result()
                 except ClientError as error:
