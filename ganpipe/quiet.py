@@ -31,10 +31,14 @@ def set_up_logging() -> None:
 
 
 def keep_to_ourselves(settings: Settings) -> None:
-    """Libraries leave the user's home folder alone, tell nobody, and draw no bars. For child processes too."""
+    """Libraries leave the user's home folder alone, tell nobody, draw no bars, and find the store. Children's too."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would keep an installation id in ~/.config/mlflow
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MPLCONFIGDIR", str(settings.home / "matplotlib"))
+    if settings.store.startswith("s3://"):  # MLflow's own client is to speak to the server as ours does
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
+        os.environ.setdefault("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE", "path")
 
 
 class _Short(logging.Formatter):

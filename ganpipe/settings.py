@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from .errors import InputError
 
 TRACKING_OFF = "off"
-
+CACHE_GB = 20.0
 
 SQLITE = "sqlite:///"
 
@@ -25,6 +26,16 @@ def file_uri(path: Path) -> str:
 
 def _escaped(path: Path) -> str:
     return "".join(quote(letter) if letter in "%#?" else letter for letter in str(path))
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number >= 0:
+        raise InputError(f"GANPIPE_CACHE_GB={text!r}: use a number of gigabytes, like {CACHE_GB:g}")
+    return number
 
 
 def user_name() -> str:
@@ -40,7 +51,9 @@ class Settings(BaseModel):
 
     Environment variables:
         GANPIPE_HOME: folder for everything local (default `.ganpipe` under the working directory).
-        GANPIPE_STORE: `file:///...` (default `<home>/store`).
+        GANPIPE_STORE: `file:///...` (default `<home>/store`) or `s3://bucket/prefix`, with endpoint, region and keys in
+            boto3's own variables (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY).
+        GANPIPE_CACHE_GB: how much of an S3 store is kept in `<home>/cache`, in 10^9 bytes (default 20).
         GANPIPE_TRACKING_URI: MLflow's tracking URI (default SQLite under `<home>`), or `off`.
         GANPIPE_INCEPTION_WEIGHTS: file with torch-fidelity's Inception weights.
     """
@@ -53,6 +66,8 @@ class Settings(BaseModel):
     """URI of the store that keeps data sets, runs and models."""
     tracking_uri: str
     """MLflow tracking URI, or `off`."""
+    cache_gb: float = CACHE_GB
+    """How much of a remote store is kept under `home`, in 10^9 bytes; what is in use stays in any case."""
     inception_weights: Path | None = None
     """torch-fidelity's Inception weights, when they are not in torch's cache or in the store."""
 
@@ -64,13 +79,16 @@ class Settings(BaseModel):
         except (OSError, RuntimeError) as error:
             raise InputError(f"GANPIPE_HOME cannot be found: {error}; set it to an absolute path") from error
         store = environ.get("GANPIPE_STORE") or f"{file_uri(home)}/store"
-        if not store.startswith("file://"):
-            raise InputError(f"GANPIPE_STORE={store!r}: only file:// stores are supported; use file:///absolute/folder")
+        if store.startswith("s3://"):
+            store = store.rstrip("/")
+        elif not store.startswith("file://"):
+            raise InputError(f"GANPIPE_STORE={store!r}: use file:///absolute/folder or s3://bucket/prefix")
         weights = environ.get("GANPIPE_INCEPTION_WEIGHTS")
         return cls(
             home=home,
             store=store,
             tracking_uri=environ.get("GANPIPE_TRACKING_URI") or f"{SQLITE}{_escaped(home)}/mlflow.db",
+            cache_gb=_gigabytes(environ.get("GANPIPE_CACHE_GB") or str(CACHE_GB)),
             inception_weights=Path(weights).expanduser() if weights else None,
         )
 
@@ -105,6 +123,7 @@ class Settings(BaseModel):
             "GANPIPE_HOME": str(self.home),
             "GANPIPE_STORE": self.store,
             "GANPIPE_TRACKING_URI": self.tracking_uri,
+            "GANPIPE_CACHE_GB": str(self.cache_gb),
         }
         if self.inception_weights:
             variables["GANPIPE_INCEPTION_WEIGHTS"] = str(self.inception_weights)

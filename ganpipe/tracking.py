@@ -145,11 +145,13 @@ def _explained(settings: Settings) -> Iterator[None]:
 
 
 def mlflow_errors() -> tuple[type[Exception], ...]:
-    """What an MLflow that is away raises: its own errors, those of its connection, and those of its database."""
+    """What an MLflow that is away raises: its own errors, and those of its connection, its database and its bucket."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    return MlflowException, SQLAlchemyError, OSError, Boto3Error, BotoCoreError, ClientError
 
 
 def _up_to_date(store: Store, run_id: str, settings: Settings) -> _Sink:

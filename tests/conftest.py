@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; two spinning thread pools on two cores crawl
 
 import pytest
+from s3_server import s3_server, s3_uri  # noqa: F401
 from tiny import tiny_raw
 
 from ganpipe import prepare

@@ -98,8 +98,11 @@ class Store(ABC):
         """Upload one file; atomic like `write_bytes`."""
 
     @abstractmethod
-    def _local(self, key: str) -> Path:
-        """A local file with the object's bytes: the object itself, or a cached copy. Raises FileNotFoundError."""
+    def _copies(self, key: str, sha256: str, size: int) -> Iterator[Path]:
+        """Local files that should have these bytes, `size` of them: each one only when those before had others.
+
+        Raises FileNotFoundError when the store has no such object.
+        """
 
     def exists(self, key: str) -> bool:
         try:
@@ -141,7 +144,7 @@ class Store(ABC):
         check_key(prefix)
         paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
         names = [path.relative_to(folder).as_posix() for path in paths]
-        hashes = list(_in_parallel(sha256_of_file, paths))
+        hashes = list(in_parallel(sha256_of_file, paths))
         files = {
             name: {"sha256": digest, "bytes": path.stat().st_size}
             for name, path, digest in zip(names, paths, hashes, strict=True)
@@ -167,19 +170,20 @@ class Store(ABC):
         def fetch_one(name: str) -> Path:
             if name not in files:
                 raise FileNotFoundError(f"{self.uri}/{prefix} holds no {name}")
+            sha256, size = files[name]["sha256"], files[name]["bytes"]
             try:
-                path = self._local(f"{prefix}/{name}")
+                for path in self._copies(f"{prefix}/{name}", sha256, size):
+                    if sha256_of_file(path) == sha256:
+                        return path
             except FileNotFoundError as error:
                 raise CorruptObject(
                     f"{self.uri}/{prefix}/{name} stands in the manifest and is gone; "
                     f"restore it, or remove {prefix} and make it again"
                 ) from error
-            if sha256_of_file(path) != files[name]["sha256"]:
-                raise CorruptObject(
-                    f"{self.uri}/{prefix}/{name} does not have the sha256 that its manifest states; "
-                    f"restore it, or remove {prefix} and make it again"
-                )
-            return path
+            raise CorruptObject(
+                f"{self.uri}/{prefix}/{name} does not have the sha256 that its manifest states; "
+                f"restore it, or remove {prefix} and make it again"
+            )
 
         sizes = sum(files[name]["bytes"] for name in wanted if name in files)
         return dict(zip(wanted, _transfer(fetch_one, wanted, sizes, "reading"), strict=True))
@@ -191,7 +195,8 @@ class Store(ABC):
                 yield item.key.removesuffix(f"/{MANIFEST}")
 
 
-def _in_parallel(function: Any, items: list[Any]) -> Iterator[Any]:
+def in_parallel(function: Any, items: list[Any]) -> Iterator[Any]:
+    """The function's result for each item, in order, computed by TRANSFER_THREADS threads."""
     with ThreadPoolExecutor(TRANSFER_THREADS) as pool:
         yield from pool.map(function, items)
 
@@ -200,5 +205,5 @@ def _transfer(function: Any, items: list[Any], total_bytes: int, what: str) -> l
     """Apply to all items in parallel, with a progress bar when there is something to wait for."""
     quiet = True if total_bytes < PROGRESS_BYTES else None  # None: quiet unless there is a terminal
     return list(
-        tqdm(_in_parallel(function, items), total=len(items), desc=what, unit="file", disable=quiet, leave=False)
+        tqdm(in_parallel(function, items), total=len(items), desc=what, unit="file", disable=quiet, leave=False)
     )

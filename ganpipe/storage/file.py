@@ -84,8 +84,7 @@ class FileStore(Store):
     def _locked(self, path: Path) -> Iterator[None]:
         """Keeps other writers away from what lies beside `path`."""
         self._staging(path)
-        with (path.parent / ".lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.parent / ".lock"):
             yield
 
     def _publish_files(self, prefix: str, files: dict[str, Path], manifest: bytes) -> None:
@@ -106,11 +105,11 @@ class FileStore(Store):
                 staging.rename(target)
             _fsync(target.parent)
 
-    def _local(self, key: str) -> Path:
+    def _copies(self, key: str, sha256: str, size: int) -> Iterator[Path]:
         path = self._path(key)
         if not path.is_file():
             raise FileNotFoundError(f"{self.uri}/{key} does not exist")
-        return path
+        yield path
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         top = self._path(prefix) if prefix else self.root
@@ -131,6 +130,14 @@ class FileStore(Store):
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keeps out the other threads and processes that want this lock file."""
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
