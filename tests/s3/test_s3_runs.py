@@ -32,6 +32,7 @@ def trained(uri: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoi
     return train.run(config, new_record(config, dataset, settings, started), settings)
 
 
+@pytest.mark.slow
 def test_a_run_in_s3_is_the_run_on_files(
     client: Any, s3_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
