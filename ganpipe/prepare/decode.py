@@ -199,6 +199,11 @@ def _workers(pictures: int) -> Iterator[tuple[Executor, int]]:
         pool = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _begin_worker)
     try:
         yield pool, cores
+    except BaseException:
+        if isinstance(pool, ProcessPoolExecutor):  # nobody wants what they are at; Ctrl-C does not wait for it
+            for worker in multiprocessing.active_children():
+                worker.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -61,8 +61,10 @@ def arm(moment: str, number: int) -> None:
         case "metrics":
             MetricsLog.write = at_call(number, MetricsLog.write, half_a_line)  # type: ignore[method-assign]
         case "files":
-            counted = at_call(number, storage.shutil.copyfile, lambda source, target: Path(target).write_bytes(b"half"))
-            storage.shutil.copyfile = counted
+            counted = at_call(
+                number, storage.file.shutil.copyfile, lambda source, target: Path(target).write_bytes(b"half")
+            )
+            storage.file.shutil.copyfile = counted
         case "manifest":
             original = Path.write_bytes
             counted_write = at_call(number, original, half_a_manifest)
