@@ -68,7 +68,10 @@ def test_no_worker_outlives_the_command(configure: Configure, tmp_path: Path, nu
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(config.model_dump(mode="json", by_alias=True)))
     command = subprocess.Popen(
-        [sys.executable, "-m", "ganpipe", "prepare", str(path)], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "ganpipe", "prepare", str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     workers = wait_for(lambda: children_of(command.pid) or command.poll() is not None)
     assert isinstance(workers, list)
