@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExec
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -189,33 +189,32 @@ def _pixels_of_one(picture: bytes | str, **rule: object) -> bytes | str:
 
 @contextmanager
 def _workers(pictures: int) -> Iterator[tuple[Executor, int]]:
-    """Threads, or processes of which none outlives this one, and their number."""
+    """Threads, or processes of which none outlives this one or a block that ends in an error, and their number."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    pool: Executor
     if pictures <= FEW:
-        pool = ThreadPoolExecutor(cores)
-    else:
-        # Not forked: the threads of torch and of progress bars may hold locks that a fork would never see released.
-        pool = ProcessPoolExecutor(cores, multiprocessing.get_context("spawn"), _begin_worker)
-    try:
-        yield pool, cores
-    except BaseException:
-        if isinstance(pool, ProcessPoolExecutor):  # nobody wants what they are at; Ctrl-C does not wait for it
-            for worker in multiprocessing.active_children():
-                worker.kill()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+        with ThreadPoolExecutor(cores) as threads:
+            try:
+                yield threads, cores
+            finally:
+                threads.shutdown(cancel_futures=True)
+        return
+    # Not forked: the threads of torch and of progress bars may hold locks that a fork would never see released.
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    with ours, theirs, ProcessPoolExecutor(cores, context, _begin_worker, (theirs,)) as processes:
+        try:
+            yield processes, cores
+        except BaseException:
+            ours.close()
+            raise
 
 
-def _begin_worker() -> None:
-    """Ctrl-C is for the parent to answer; a parent that is killed takes its workers with it."""
+def _begin_worker(parent: Connection) -> None:
+    """Ctrl-C is for the parent to answer; when its end of the connection closes, nobody wants this worker any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
 
     def leave_with_parent() -> None:
-        wait([parent.sentinel])
+        wait([parent])
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
