@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +157,7 @@ def mlflow_errors() -> tuple[type[Exception], ...]:
 def _up_to_date(store: Store, run_id: str, settings: Settings) -> _Sink:
     sink = _Sink(store, run_id, settings)
     key = f"runs/{run_id}/metrics.jsonl"
-    if store.exists(key):
+    with suppress(FileNotFoundError):
         sink.send_lines(store.read_bytes(key).decode())
     sink.send_grids()
     sink.set_status(_status(store, run_id))

@@ -93,11 +93,12 @@ def reference_and_controls(
     A damaged copy in the store is measured again, with a warning.
     """
     key = f"reference/{protocol.dataset_digest}/{protocol.hash}.safetensors"
-    if store.exists(key):
-        try:
-            return _unpack(store.read_bytes(key))
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
+    try:
+        return _unpack(store.read_bytes(key))
+    except FileNotFoundError:
+        pass
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
     reference, controls = _compute(dataset, protocol, extractor, device)
     store.write_bytes(key, _pack(reference, controls))
     return reference, controls

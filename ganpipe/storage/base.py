@@ -94,8 +94,8 @@ class Store(ABC):
         """Remove everything under `prefix/`, its manifest first. Missing is fine."""
 
     @abstractmethod
-    def _put_file(self, key: str, path: Path) -> None:
-        """Upload one file; atomic like `write_bytes`."""
+    def _publish_files(self, prefix: str, files: dict[str, Path], manifest: bytes) -> None:
+        """Put the files by their names under `prefix`, and last its manifest."""
 
     @abstractmethod
     def _copies(self, key: str, sha256: str, size: int) -> Iterator[Path]:
@@ -153,11 +153,6 @@ class Store(ABC):
         self._publish_files(prefix, dict(zip(names, paths, strict=True)), json.dumps(complete, indent=1).encode())
         return complete
 
-    def _publish_files(self, prefix: str, files: dict[str, Path], manifest: bytes) -> None:
-        sizes = sum(path.stat().st_size for path in files.values())
-        _transfer(lambda item: self._put_file(f"{prefix}/{item[0]}", item[1]), list(files.items()), sizes, "uploading")
-        self.write_bytes(f"{prefix}/{MANIFEST}", manifest)
-
     def fetch(self, prefix: str, names: Iterable[str] | None = None) -> dict[str, Path]:
         """Verified local files of a published folder, by name: all of them, or `names`.
 
@@ -186,7 +181,7 @@ class Store(ABC):
             )
 
         sizes = sum(files[name]["bytes"] for name in wanted if name in files)
-        return dict(zip(wanted, _transfer(fetch_one, wanted, sizes, "reading"), strict=True))
+        return dict(zip(wanted, transfer(fetch_one, wanted, sizes, "reading"), strict=True))
 
     def published(self, prefix: str) -> Iterator[str]:
         """Prefixes of the published folders right under or below `prefix`, in order."""
@@ -201,7 +196,7 @@ def in_parallel(function: Any, items: list[Any]) -> Iterator[Any]:
         yield from pool.map(function, items)
 
 
-def _transfer(function: Any, items: list[Any], total_bytes: int, what: str) -> list[Any]:
+def transfer(function: Any, items: list[Any], total_bytes: int, what: str) -> list[Any]:
     """Apply to all items in parallel, with a progress bar when there is something to wait for."""
     quiet = True if total_bytes < PROGRESS_BYTES else None  # None: quiet unless there is a terminal
     return list(

@@ -41,10 +41,6 @@ class FileStore(Store):
         with self._new_file(self._path(key)) as temporary:
             temporary.write_bytes(data)
 
-    def _put_file(self, key: str, path: Path) -> None:
-        with self._new_file(self._path(key)) as temporary:
-            shutil.copyfile(path, temporary)
-
     @contextmanager
     def _new_file(self, target: Path) -> Iterator[Path]:
         """A temporary file that is fsynced and renamed to `target` when the block ends well."""

@@ -24,7 +24,17 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ..errors import InputError, WorkFailed
-from .base import MANIFEST, TRANSFER_THREADS, Conflict, CorruptObject, ObjectInfo, Store, check_key, in_parallel
+from .base import (
+    MANIFEST,
+    TRANSFER_THREADS,
+    Conflict,
+    CorruptObject,
+    ObjectInfo,
+    Store,
+    check_key,
+    in_parallel,
+    transfer,
+)
 from .cache import Cache
 from .s3errors import ERRORS, endpoint_variable, explained, without_secrets
 
@@ -161,13 +171,15 @@ class S3Store(Store):
             replaced = True
         if replaced:
             self._delete(f"{prefix}/{MANIFEST}")
-        super()._publish_files(prefix, files, manifest)
+        sizes = sum(path.stat().st_size for path in files.values())
+        transfer(lambda item: self._upload(f"{prefix}/{item[0]}", item[1]), list(files.items()), sizes, "uploading")
+        self.write_bytes(f"{prefix}/{MANIFEST}", manifest)
         ours = {self._name(f"{prefix}/{name}") for name in (*files, MANIFEST)}
         for item in self.list(prefix):
             if self._name(item.key) not in ours:  # of the folder before, or of a publisher that was killed
                 self._delete(item.key)
 
-    def _put_file(self, key: str, path: Path) -> None:
+    def _upload(self, key: str, path: Path) -> None:
         name = self._name(key)
         with self._explained(key):
             self._connected().transfers.upload(str(path), self.bucket, name).result()
@@ -277,14 +289,14 @@ def _connect(uri: str) -> _Connection:
         raise InputError(f"{uri}: {endpoint_variable()} is no address of a server: {error}") from error
     except ERRORS as error:
         raise explained(error, uri, "the S3 server") from error
-    transfer = TransferConfig(
+    parts = TransferConfig(
         multipart_threshold=2 * PART_BYTES,
         multipart_chunksize=PART_BYTES,
         max_concurrency=PART_THREADS,
         preferred_transfer_client="classic",
     )
     endpoint = without_secrets(client.meta.endpoint_url)
-    return _Connection(os.getpid(), client, create_transfer_manager(client, transfer), endpoint)
+    return _Connection(os.getpid(), client, create_transfer_manager(client, parts), endpoint)
 
 
 def _code(error: ClientError) -> str:

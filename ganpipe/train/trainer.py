@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -286,7 +286,7 @@ class Trainer:
     def _open_metrics(self) -> MetricsLog:
         """The run's metrics so far; the store's copy is as new as the newest checkpoint, a machine's own may not be."""
         path, key = self.work / "metrics.jsonl", f"runs/{self.run_id}/metrics.jsonl"
-        if self.store.exists(key):
+        with suppress(FileNotFoundError):
             path.write_bytes(self.store.read_bytes(key))
         return MetricsLog(path, self.progress.images_seen)
 

@@ -98,9 +98,9 @@ def test_a_folder_is_gone_while_other_files_replace_it(store: S3Store, tmp_path:
     there = []
 
     class Watching(S3Store):
-        def _put_file(self, key: str, path: Path) -> None:
+        def _upload(self, key: str, path: Path) -> None:
             there.extend(self.published(""))
-            super()._put_file(key, path)
+            super()._upload(key, path)
 
     Watching(store.uri, store.cache).publish("x", folder, {})
     assert there == [] and store.fetch("x")["a.bin"].read_bytes() == b"other"
