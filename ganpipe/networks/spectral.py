@@ -50,6 +50,7 @@ def normalise(network: nn.Module) -> None:
 def iterate(network: nn.Module) -> None:
     """One power iteration for every normalised weight."""
     for module in network.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrization = module.parametrizations.weight  # type: ignore[union-attr]
-            parametrization[0].iterate(parametrization.original)  # type: ignore[union-attr, index]
+        if isinstance(module, parametrize.ParametrizationList):
+            for normalisation in module:
+                if isinstance(normalisation, SpectralNorm):
+                    normalisation.iterate(module.original)

@@ -41,7 +41,8 @@ def _load(path: Path, source: ArchiveSource) -> Contents:
         [name.removeprefix(top) for name in names],
         source,
         f"{path}/{top}".rstrip("/"),
-        {name: lambda data=data: data for name, data in metadata.items()},  # type: ignore[misc]
+        metadata,
+        metadata.__getitem__,
     )
     wanted = set(names)
 

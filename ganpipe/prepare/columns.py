@@ -7,7 +7,7 @@ import io
 import json
 import reprlib
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -99,16 +99,16 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def columns_of_files(
-    names: Sequence[str], source: FilesSource, place: str, metadata: Mapping[str, Callable[[], bytes]]
+    names: Sequence[str], source: FilesSource, place: str, metadata: Collection[str], read: Callable[[str], bytes]
 ) -> Columns:
     """Columns of image files with such slash-separated names, by sub-folder and by metadata file.
 
-    `metadata` reads those of METADATA that lie beside the topmost files.
+    `metadata` are those of METADATA that lie beside the topmost files, `read` gives their bytes.
     Raises InputError when labels or captions are asked for that are not there for each file.
     """
     rows: list[dict[str, Any]] = []
     if source.label_column or source.caption_column:
-        rows = _metadata_rows(names, source, place, metadata)
+        rows = _metadata_rows(names, source, place, metadata, read)
     labels = None
     if source.label_column:
         labels = [row.get(source.label_column) for row in rows]
@@ -132,7 +132,7 @@ def _in_subfolders(names: Sequence[str], source: FilesSource, place: str) -> boo
 
 
 def _metadata_rows(
-    names: Sequence[str], source: FilesSource, place: str, metadata: Mapping[str, Callable[[], bytes]]
+    names: Sequence[str], source: FilesSource, place: str, metadata: Collection[str], read: Callable[[str], bytes]
 ) -> list[dict[str, Any]]:
     """The metadata of each file."""
     wanted = [column for column in (source.label_column, source.caption_column) if column]
@@ -142,10 +142,10 @@ def _metadata_rows(
             f"{place} {problem}, where prepare.source's column{'s' * (len(wanted) > 1)} {_listed(wanted)} would stand; "
             "leave one of them there, with the column file_name for the images' paths"
         )
-    ((name, read),) = metadata.items()
+    (name,) = metadata
     file = f"{place}/{name}"
     try:
-        rows = (_json_lines if name.endswith(".jsonl") else _csv_lines)(read().decode("utf-8-sig"))
+        rows = (_json_lines if name.endswith(".jsonl") else _csv_lines)(read(name).decode("utf-8-sig"))
     except (ValueError, csv.Error) as error:
         raise InputError(f"{file} cannot be read: {error}; mend it") from error
     held = sorted({column for row in rows for column in row})

@@ -49,8 +49,8 @@ def folder(source: FolderSource) -> Found:
     images.sort(key=lambda stat: stat.name)
 
     def load(work: Path) -> Contents:
-        readers = {stat.name: (root / stat.name).read_bytes for stat in metadata}
-        columns = columns_of_files([stat.name for stat in images], source, str(root), readers)
+        names, beside = ([stat.name for stat in stats] for stats in (images, metadata))
+        columns = columns_of_files(names, source, str(root), beside, lambda name: (root / name).read_bytes())
         return Contents(len(images), lambda: (Picture.of_file(f"{root}/{stat.name}", stat) for stat in images), columns)
 
     return Found(place=str(root), stats=(*images, *metadata), load=load)
