@@ -16,8 +16,9 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ganpipe import evaluate, prepare, runs, train
-from ganpipe.config import RunConfig, config_digest, load_config
+from ganpipe import evaluate, prepare, train
+from ganpipe.config import RunConfig, load_config
+from ganpipe.night import new_record
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef, DatasetRef
 from ganpipe.settings import Settings
@@ -58,13 +59,8 @@ def main() -> None:
                 kimg = KIMG[recipe]
                 overrides = [f"prepare.source.path={crops}", f"train.seed={seed}", f"train.stop.kimg={kimg}"]
                 config = load_config(CONFIGS / f"{recipe}.yaml", overrides)
-                dataset, now = prepare.run(config, settings), datetime.now(UTC)
-                record = runs.RunRecord(
-                    run_id=runs.new_run_id(config, dataset, now),
-                    dataset=dataset,
-                    created=now,
-                    config_digest=config_digest(config),
-                )
+                dataset = prepare.run(config, settings)
+                record = new_record(config, dataset, settings, datetime.now(UTC))
                 before = untrained(config, dataset, settings, home / f"untrained-{recipe}-{seed}")
                 clock = time.monotonic()
                 after = train.run(config, record, settings)

@@ -26,8 +26,9 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
-from ganpipe import evaluate, prepare, runs, sample, train
-from ganpipe.config import config_digest, load_config
+from ganpipe import evaluate, prepare, sample, train
+from ganpipe.config import load_config
+from ganpipe.night import new_record
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
@@ -102,7 +103,6 @@ def main() -> None:
         real_rows, rows, ratios = [], [], []
         for seed in range(1, options.seeds + 1):
             config = load_config(options.config, [*options.overrides, f"train.seed={seed}"])
-            now = datetime.now(UTC)
             dataset = prepare.run(config, settings)
             if not readers:
                 data = Dataset.open(store, dataset.digest)
@@ -115,12 +115,7 @@ def main() -> None:
                     read = readers[name](held_out)
                     accuracy = (read.argmax(1) == data.column("label", "test")).mean()
                     real_rows.append(f"| {name} | {accuracy:.1%} | {confident(read):.1%} |")
-            record = runs.RunRecord(
-                run_id=runs.new_run_id(config, dataset, now),
-                dataset=dataset,
-                created=now,
-                config_digest=config_digest(config),
-            )
+            record = new_record(config, dataset, settings, datetime.now(UTC))
             clock = time.monotonic()
             train.run(config, record, settings)
             seconds = time.monotonic() - clock
