@@ -44,10 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
         added.add_argument("config", metavar="CONFIG", nargs=None if needed else "?", help="YAML file")
         added.add_argument("--set", metavar="SECTION.FIELD=VALUE", action="append", default=[], help="override a field")
 
+    def on_processes(added: argparse.ArgumentParser) -> None:
+        added.add_argument("--num-processes", metavar="N", type=_positive, help="on this machine: one for each GPU")
+
     added = command("run", commands.run, "the whole chain: prepare, train, evaluate, register, promote")
     of_config(added)
     added.add_argument("--seed", type=int, help="short for --set train.seed=SEED")
     added.add_argument("--no-orchestrator", action="store_true", help="without Prefect")
+    on_processes(added)
 
     of_config(command("prepare", commands.prepare, "make the data set"))
 
@@ -57,6 +61,10 @@ def build_parser() -> argparse.ArgumentParser:
     which = added.add_mutually_exclusive_group()
     which.add_argument("--run", metavar="RUN", type=_run_id, help="the run's id: created when new, continued otherwise")
     which.add_argument("--resume", metavar="RUN", help="continue this run, with its own configuration")
+    on_processes(added)
+    added.add_argument("--nodes", metavar="N", type=_positive, help="machines that train together")
+    added.add_argument("--node", metavar="K", type=int, help="which of them this is; 0 begins the run, others join it")
+    added.add_argument("--rendezvous", metavar="HOST:PORT", help="of node 0")
 
     for name, function, text in (
         ("evaluate", commands.evaluate, "score the snapshots of a run"),
@@ -65,6 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
         added = command(name, function, text)
         of_config(added, needed=False)
         added.add_argument("--run", metavar="RUN", required=True, help="the run's id; CONFIG is its own unless given")
+        if name == "evaluate":
+            on_processes(added)
 
     added = command("promote", commands.promote, "ask the gate whether a version becomes champion")
     added.add_argument("model", metavar="MODEL", help="the product")
@@ -112,7 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         from .settings import Settings
 
-        settings = Settings.from_environment()
+        settings = Settings.from_environment().on_processes(
+            **{name: getattr(args, name, None) for name in ("num_processes", "nodes", "node", "rendezvous")}
+        )
         keep_to_ourselves(settings)
         with contextlib.redirect_stdout(sys.stderr):
             outcome = args.function(args, settings)

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import GateRefused, InputError
+from .errors import GateRefused, InputError, WorkFailed
 from .quiet import quiet_orchestrator
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 log = logging.getLogger(__name__)
+
+JOIN_SECONDS = 1800.0
+JOIN_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
         quiet_orchestrator(settings)
         from flows.nightly import nightly
 
+        os.environ.update(settings.to_environment())  # the flow takes its settings from there
+
         result = Night.model_validate(nightly(args.config, overrides=args.set, seed=args.seed))
     return Outcome(result, "\n" + summary(result, settings), _exit_code(result.decision))
 
@@ -73,7 +79,9 @@ def train(args: argparse.Namespace, settings: Settings) -> Outcome:
     from .night import new_record
     from .runs import with_seed
 
-    if args.resume:
+    if settings.node > 0:
+        record, config = _joined(args.run or args.resume, settings)
+    elif args.resume:
         record, config = _begun(args, settings, args.resume)
     else:
         if not args.config:
@@ -129,6 +137,25 @@ def _begun(args: argparse.Namespace, settings: Settings, run_id: str) -> tuple[R
     config = with_seed(_config(args, own), record.created)
     begin_run(store, record, config)
     return record, config
+
+
+def _joined(run_id: str | None, settings: Settings) -> tuple[RunRecord, RunConfig]:
+    """A run that the first machine begins; waited for, as nobody starts them all at once."""
+    from .runs import open_run, run_ids
+    from .storage import open_store
+
+    if not run_id:
+        raise InputError("give every machine the same --run RUN: the others join the run that node 0 begins")
+    store = open_store(settings.store)
+    waited = 0.0
+    while run_id not in run_ids(store):
+        if waited == 0:
+            log.info("waiting for node 0 to begin run %s in %s", run_id, store.uri)
+        if waited >= JOIN_SECONDS:
+            raise WorkFailed(f"node 0 did not begin run {run_id} in {store.uri} within {JOIN_SECONDS / 60:.0f} minutes")
+        time.sleep(JOIN_POLL_SECONDS)
+        waited += JOIN_POLL_SECONDS
+    return open_run(store, run_id)
 
 
 def _created(run_id: str | None, settings: Settings) -> datetime | None:

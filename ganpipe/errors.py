@@ -15,6 +15,10 @@ class WorkFailed(GanpipeError):
     """The work itself failed (a non-finite loss, a dead child process). Exit code 1."""
 
 
+class PeerLost(WorkFailed):
+    """Another process of the same work ended; what ended that one is the reason to tell."""
+
+
 class InputError(GanpipeError, ValueError):
     """The input is wrong: a config field, a file, an option. Exit code 2.
 

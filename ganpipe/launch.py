@@ -5,6 +5,9 @@
 
 The child leads a process group of its own. Three things end it: its work is done; the parent is interrupted (SIGTERM to
 the group, SIGKILL after a grace period); the parent is gone, which the child sees as the end of its standard input.
+
+Several processes are torchrun's children, which puts each into a session of its own: out of reach when torchrun itself
+is killed. So each leaves its number in the folder of the request, for the launcher to end what is left.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +29,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
-from .errors import GanpipeError, GateRefused, InputError, Interrupted, WorkFailed, of_the_disk
+from .errors import GanpipeError, GateRefused, InputError, Interrupted, PeerLost, WorkFailed, of_the_disk
 from .settings import Settings
 from .storage import scratch_folder
 
@@ -35,9 +39,11 @@ POLL_SECONDS = 0.05
 SHORT_SPIN = {"GOMP_SPINCOUNT": "10000"}
 """torch's OpenMP threads sleep after a short wait for one another. As they come they spin, and a second busy process on
 the same cores then makes training slower by far more than its share."""
+TORCHRUN_SECONDS = 5.0
+"""For torchrun, beyond the grace period of its processes."""
 PARENT_GONE = "the parent process is gone"
 KINDS: dict[str, type[GanpipeError]] = {
-    kind.__name__: kind for kind in (InputError, WorkFailed, GateRefused, Interrupted)
+    kind.__name__: kind for kind in (InputError, WorkFailed, GateRefused, Interrupted, PeerLost)
 }
 """Errors that pass from child to parent as what they are."""
 
@@ -50,25 +56,27 @@ def run_child(
     request: BaseModel | dict[str, Any],
     settings: Settings,
     *,
-    num_processes: int = 1,
+    across_nodes: bool = False,
     grace_seconds: float = GRACE_SECONDS,
 ) -> dict[str, Any]:
     """Run `python -m module` on a request and return its result; progress bars and all other output go to stderr.
 
-    Raises what the child raised (InputError, WorkFailed, Interrupted), and WorkFailed when it died without a word.
-    Whatever interrupts the waiting (KeyboardInterrupt, a signal handler that raises, a cancelled task) ends the child
-    first, and is raised then.
+    As many processes as the settings say do it together, `across_nodes` with those that the other machines' launchers
+    start; all return the same. Raises what a child raised (InputError, WorkFailed, Interrupted), and WorkFailed when
+    one died without a word. Whatever interrupts the waiting (KeyboardInterrupt, a signal handler that raises, a
+    cancelled task) ends the children first, and is raised then.
     """
-    if num_processes != 1:
-        raise InputError(f"{num_processes} processes were asked for; training runs on one process in this version")
+    count, nodes = settings.num_processes, settings.nodes if across_nodes else 1
+    several = count * nodes > 1
     with scratch_folder(settings.local_folder("work"), "child-") as folder:
-        request_path, result_path = folder / "request.json", folder / "result.json"
+        request_path = folder / "request.json"
         text = request.model_dump_json() if isinstance(request, BaseModel) else json.dumps(request)
         request_path.write_text(text, encoding="utf-8")
+        starter = _torchrun(settings, nodes, grace_seconds) if several else ["-m"]
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module, str(request_path), str(result_path), str(grace_seconds)],
-            env={**SHORT_SPIN, **os.environ, **settings.to_environment(), "PYTHONPATH": _import_path()},
-            stdin=subprocess.PIPE,  # never written to: its end tells the child that we are gone
+            [sys.executable, *starter, module, str(request_path), str(grace_seconds)],
+            env={**SHORT_SPIN, **_threads(count), **os.environ, **settings.to_environment(), **_imports()},
+            stdin=subprocess.PIPE,  # never written to: its end tells the children that we are gone
             stdout=2,  # our own stdout belongs to results
             start_new_session=True,
         )
@@ -76,21 +84,40 @@ def run_child(
             while not _ended(process):
                 time.sleep(POLL_SECONDS)
         except BaseException:
-            _signal_group(process, signal.SIGTERM)
-            _wait(process, grace_seconds)
+            _signal_group(process.pid, signal.SIGTERM)
+            _wait(process, grace_seconds + (TORCHRUN_SECONDS if several else 0))
             raise
         finally:
-            _signal_group(process, signal.SIGKILL)  # the child, if it is stubborn, and whatever it started
+            _signal_group(process.pid, signal.SIGKILL)  # the child, if it is stubborn, and whatever it started
+            for path in folder.glob("*.pid"):
+                _signal_group(int(path.read_text()), signal.SIGKILL)
             process.wait()
             if process.stdin:
                 process.stdin.close()
-        return _result(module, result_path, process.returncode)
+        return _result(module, folder, count, process.returncode)
 
 
-def _import_path() -> str:
-    """PYTHONPATH of a child: what this process imports ganpipe from, and never (-P) the working directory as such."""
+def _torchrun(settings: Settings, nodes: int, grace_seconds: float) -> list[str]:
+    """Arguments of the interpreter that start this machine's processes."""
+    if nodes == 1:
+        where = ["--standalone", "--local-addr=127.0.0.1"]
+    else:
+        host, _, port = (settings.rendezvous or "").rpartition(":")
+        where = [f"--nnodes={nodes}", f"--node-rank={settings.node}", f"--master-addr={host}", f"--master-port={port}"]
+    patience = f"--shutdown-timeout={max(1, round(grace_seconds))}"
+    return ["-m", "ganpipe.torchrun", *where, f"--nproc-per-node={settings.num_processes}", patience, "-m"]
+
+
+def _threads(processes: int) -> dict[str, str]:
+    """The cores of this machine, shared out; a single process takes what torch gives it."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))} if processes > 1 else {}
+
+
+def _imports() -> dict[str, str]:
+    """A child imports ganpipe from where this process does, and nothing from the working directory as such."""
     ours = str(Path(__file__).parents[1])
-    return os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:
@@ -104,19 +131,30 @@ def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal_group(leader: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # the latter: macOS, for a group of zombies
-        os.killpg(process.pid, number)
+        os.killpg(leader, number)
 
 
-def _result(module: str, path: Path, returncode: int) -> dict[str, Any]:
-    try:
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WorkFailed(f"{module} {_how_it_died(returncode)}, without a result; see its output above") from None
-    if "error" in outcome:
-        raise KINDS[outcome["error"]["kind"]](outcome["error"]["message"])
-    result: dict[str, Any] = outcome["ok"]
+def _result(module: str, folder: Path, count: int, returncode: int) -> dict[str, Any]:
+    """What the processes left behind. The first error is the reason, unless it is that another process is gone."""
+    paths = sorted(folder.glob("result-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    outcomes = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    errors = [outcome["error"] for outcome in outcomes if "error" in outcome]
+    for error in errors:
+        if error["kind"] != PeerLost.__name__:
+            raise KINDS[error["kind"]](error["message"])
+    if len(outcomes) < count:
+        if count == 1:
+            raise WorkFailed(f"{module} {_how_it_died(returncode)}, without a result; see its output above")
+        silent = sorted(set(range(count)) - {int(path.stem.removeprefix("result-")) for path in paths})
+        raise WorkFailed(
+            f"{module}: of {count} processes, number {', '.join(map(str, silent))} ended without a result "
+            "(killed? out of memory?); see their output above"
+        )
+    if errors:
+        raise WorkFailed(errors[0]["message"])
+    result: dict[str, Any] = outcomes[0]["ok"]
     return result
 
 
@@ -147,8 +185,10 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     SIGTERM, SIGINT and the end of standard input set the StopSignal. When the parent is gone, the process group is
     killed after the grace period, whatever it is doing.
     """
-    request_path, result_path = map(Path, sys.argv[1:3])
-    grace_seconds = float(sys.argv[3]) if len(sys.argv) > 3 else GRACE_SECONDS
+    request_path, grace_seconds = Path(sys.argv[1]), float(sys.argv[2])
+    rank = os.environ.get("LOCAL_RANK", "0")
+    pid_path = request_path.with_name(f"{rank}.pid")
+    pid_path.write_text(str(os.getpid()), encoding="utf-8")
     stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stop.request(signal.Signals(number).name))
@@ -157,7 +197,7 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     try:
         outcome = f'{{"ok": {work(json.loads(request_path.read_text(encoding="utf-8")), stop).model_dump_json()}}}'
     except Exception as raised:
-        error = of_the_disk(raised) or raised
+        error = of_the_disk(raised) or of_the_peers(raised) or raised
         if not isinstance(error, GanpipeError):
             traceback.print_exc()
         kind = next((kind for kind in type(error).__mro__ if kind.__name__ in KINDS), None)
@@ -165,12 +205,21 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
         kind = kind or WorkFailed
         exit_code = getattr(kind, "exit_code", 1)
         outcome = json.dumps({"error": {"kind": kind.__name__, "message": message}})
+    result_path = request_path.with_name(f"result-{rank}.json")
     temporary = result_path.with_suffix(".tmp")
     temporary.write_text(outcome, encoding="utf-8")
     temporary.replace(result_path)
+    pid_path.unlink()
     if stop.reason == PARENT_GONE:
         _end_group()  # nobody else is left to do it
     sys.exit(exit_code)
+
+
+def of_the_peers(error: BaseException) -> PeerLost | None:
+    """What torch says when a process that it waits for is no more."""
+    if isinstance(error, RuntimeError) and re.search(r"gloo|nccl|Connection (closed|reset)", str(error), re.IGNORECASE):
+        return PeerLost(f"another process of the same work ended: {error}")
+    return None
 
 
 def _watch_parent(stop: StopSignal, grace_seconds: float) -> None:

@@ -71,6 +71,7 @@ def night(
             "`ganpipe prepare`, `ganpipe train` and `ganpipe evaluate` one by one"
         )
     product = config.registration.model
+    train.check(config, settings)
     register.check(config, settings)
 
     _headline(1, "prepare", f"{config.prepare.source.name} at {config.prepare.resolution} px")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from .errors import InputError
 
@@ -38,6 +38,12 @@ def _gigabytes(text: str) -> float:
     return number
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"GANPIPE_NUM_PROCESSES={text!r}: use a whole number, 1 or more")
+    return int(text)
+
+
 def user_name() -> str:
     """Who runs this; `unknown` where the system does not know the user, as in many containers."""
     try:
@@ -56,6 +62,7 @@ class Settings(BaseModel):
         GANPIPE_CACHE_GB: how much of an S3 store is kept in `<home>/cache`, in 10^9 bytes (default 20).
         GANPIPE_TRACKING_URI: MLflow's tracking URI (default SQLite under `<home>`), or `off`.
         GANPIPE_INCEPTION_WEIGHTS: file with torch-fidelity's Inception weights.
+        GANPIPE_NUM_PROCESSES: processes that train and evaluate together on this machine (default 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -70,6 +77,14 @@ class Settings(BaseModel):
     """How much of a remote store is kept under `home`, in 10^9 bytes; what is in use stays in any case."""
     inception_weights: Path | None = None
     """torch-fidelity's Inception weights, when they are not in torch's cache or in the store."""
+    num_processes: int = Field(1, ge=1)
+    """Processes that train and evaluate together on this machine: one for each GPU."""
+    nodes: int = Field(1, ge=1)
+    """Machines that train together."""
+    node: int = Field(0, ge=0)
+    """Which of them this one is; the first one keeps the records."""
+    rendezvous: str | None = None
+    """`host:port` of the first one, free there and to be reached from all; needed with several machines."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -90,7 +105,23 @@ class Settings(BaseModel):
             tracking_uri=environ.get("GANPIPE_TRACKING_URI") or f"{SQLITE}{_escaped(home)}/mlflow.db",
             cache_gb=_gigabytes(environ.get("GANPIPE_CACHE_GB") or str(CACHE_GB)),
             inception_weights=Path(weights).expanduser() if weights else None,
+            num_processes=_count(environ.get("GANPIPE_NUM_PROCESSES") or "1"),
         )
+
+    def on_processes(self, **given: int | str | None) -> Settings:
+        """The same with `num_processes`, `nodes`, `node` and `rendezvous` as they are given, None for as they are.
+
+        Raises InputError when several machines have no place to meet.
+        """
+        settings = self.model_copy(update={name: value for name, value in given.items() if value is not None})
+        host, _, port = (settings.rendezvous or "").rpartition(":")
+        met = bool(host) and port.isdigit() and 0 <= settings.node < settings.nodes
+        if settings.nodes > 1 and not met:
+            raise InputError(
+                f"--nodes {settings.nodes} needs --rendezvous HOST:PORT, the same on every machine, "
+                f"and --node 0 to {settings.nodes - 1}, another one on each"
+            )
+        return settings
 
     @property
     def tracking_on(self) -> bool:
@@ -124,6 +155,7 @@ class Settings(BaseModel):
             "GANPIPE_STORE": self.store,
             "GANPIPE_TRACKING_URI": self.tracking_uri,
             "GANPIPE_CACHE_GB": str(self.cache_gb),
+            "GANPIPE_NUM_PROCESSES": str(self.num_processes),
         }
         if self.inception_weights:
             variables["GANPIPE_INCEPTION_WEIGHTS"] = str(self.inception_weights)

@@ -29,6 +29,16 @@ def child(request: dict[str, Any], stop: StopSignal) -> BaseModel:
     if "pids" in request:
         helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         Path(request["pids"]).write_text(f"{os.getpid()} {helper.pid}")
+    if what in ("meet", "refuse on one", "die on one"):
+        from ganpipe.ranks import Ranks  # imports torch, which the others can do without
+
+        ranks = Ranks()
+        if what == "refuse on one" and ranks.index == 1:
+            raise InputError("train.batch: is not a number")
+        if what == "die on one" and ranks.index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        total = ranks.gather(ranks.index)
+        return Answer(pid=ranks.from_main(lambda: ranks.index), number=sum(total), note=str(len(total)))
     if what == "refuse":
         raise InputError("train.batch: is not a number")
     if what == "corrupt":

@@ -24,6 +24,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings(home=tmp_path / "home", store=f"file://{tmp_path}/store", tracking_uri="off")
 
 
+@pytest.fixture
+def pair(settings: Settings) -> Settings:
+    return settings.model_copy(update={"num_processes": 2})
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -71,9 +76,22 @@ def test_a_child_that_dies_is_a_failure(settings: Settings) -> None:
         run_child(CHILD, {"what": "exit"}, settings)
 
 
-def test_more_processes_are_refused(settings: Settings) -> None:
-    with pytest.raises(InputError, match="2 processes"):
-        run_child(CHILD, {}, settings, num_processes=2)
+def test_several_processes_return_one_result(pair: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_child(CHILD, {"what": "meet"}, pair) == {"pid": 0, "number": 1.0, "note": "2"}
+    assert list((pair.home / "work").iterdir()) == []
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_the_first_error_of_several_processes_is_the_reason(pair: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    """The other process waits for the one that refuses, and its own complaint is only about that."""
+    with pytest.raises(InputError, match=r"^train\.batch: is not a number$"):
+        run_child(CHILD, {"what": "refuse on one"}, pair)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_one_of_several_processes_that_dies_is_named(pair: Settings) -> None:
+    with pytest.raises(WorkFailed, match=r"of 2 processes, number 1 ended without a result"):
+        run_child(CHILD, {"what": "die on one"}, pair)
 
 
 def test_interrupting_the_wait_ends_the_child(settings: Settings, tmp_path: Path) -> None:
@@ -83,12 +101,13 @@ def test_interrupting_the_wait_ends_the_child(settings: Settings, tmp_path: Path
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    alarm = Thread(target=lambda: until(lambda: written(pids)) and os.kill(os.getpid(), signal.SIGALRM))
+    alarm.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             run_child(CHILD, {"what": "stubborn", "pids": str(pids)}, settings, grace_seconds=0.5)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        alarm.join()
         signal.signal(signal.SIGALRM, before)
     assert written(pids) and not any(alive(int(pid)) for pid in pids.read_text().split())
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,14 +20,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
-from tqdm import tqdm
 
 from ..prepare.manifest import Dataset
+from ..ranks import Ranks
 from ..refs import ControlScores
 from ..rng import generator_for
-from ..sample import CHUNK, to_float, to_uint8
+from ..sample import to_float, to_uint8
 from ..storage import Store
-from .fidelity import Features, Reference, chunks, extract, mean_scores, measure
+from .fidelity import Features, Reference, chunked, extract, mean_scores, measure_all, rows_of
 from .protocol import Controls, Protocol
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,10 @@ class PcaGaussian:
         """Fit to uint8 images; the first of `images_NCHW` when there are more than `settings.pca_images`."""
         resolution = images_NCHW.shape[-1]
         factor = max(1, resolution // settings.pca_pixels)
-        parts = [F.avg_pool2d(to_float(part), factor) for part in chunks(images_NCHW[: settings.pca_images])]
+        read = rows_of(images_NCHW)
+        parts = [
+            F.avg_pool2d(to_float(read(rows)), factor) for rows in chunked(min(len(images_NCHW), settings.pca_images))
+        ]
         pixels_NCHW = torch.cat(parts)
         pixels_NP = pixels_NCHW.flatten(1).double()
         mean_P = pixels_NP.mean(0)
@@ -82,61 +86,62 @@ class PcaGaussian:
 
 
 def reference_and_controls(
-    dataset: Dataset,
-    protocol: Protocol,
-    extractor: FeatureExtractorBase,
-    store: Store,
-    device: torch.device | str = "cpu",
+    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, store: Store, ranks: Ranks
 ) -> tuple[Reference, list[ControlScores]]:
     """The real side and the controls' scores under a protocol: from the store, or measured now and put there.
 
-    A damaged copy in the store is measured again, with a warning.
+    All ranks measure together. A damaged copy in the store is measured again, with a warning.
     """
     key = f"reference/{protocol.dataset_digest}/{protocol.hash}.safetensors"
-    try:
-        return _unpack(store.read_bytes(key))
-    except FileNotFoundError:
-        pass
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
-    reference, controls = _compute(dataset, protocol, extractor, device)
-    store.write_bytes(key, _pack(reference, controls))
+    kept = ranks.from_main(lambda: _kept(store, key))
+    if kept is not None:
+        return kept
+    reference, controls = _compute(dataset, protocol, extractor, ranks)
+    if ranks.is_main:
+        store.write_bytes(key, _pack(reference, controls))
     return reference, controls
 
 
+def _kept(store: Store, key: str) -> tuple[Reference, list[ControlScores]] | None:
+    try:
+        return _unpack(store.read_bytes(key))
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
+        return None
+
+
 def _compute(
-    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, device: torch.device | str
+    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, ranks: Ranks
 ) -> tuple[Reference, list[ControlScores]]:
     train = dataset.column("image", protocol.reference_split)[: protocol.n_reference]
     test = dataset.column("image", protocol.control_split)[: protocol.n_generated]
-    known = extract(extractor, _progress(train, "real images"), device)
-    held_out = extract(extractor, _progress(test, "held-out images"), device)
+    known = extract(extractor, len(train), rows_of(train), ranks, "real images")
+    held_out = extract(extractor, len(test), rows_of(test), ranks, "held-out images")
     reference = Reference.of(known.features_ND)
     gaussian = PcaGaussian.fit(train, protocol.controls)
     n = protocol.n_generated
 
     def draw_gaussian(index: int) -> Features:
         images = gaussian.sample(n, generator_for("cpu", "control", "pca_gaussian", index))
-        return extract(extractor, _progress(images, f"PCA-Gaussian {index + 1}"), device)
+        return extract(extractor, n, rows_of(images), ranks, f"PCA-Gaussian {index + 1}")
 
     def draw_memoriser(index: int) -> Features:
         rows = torch.randint(len(known), (n,), generator=generator_for("cpu", "control", "resampled_train", index))
         return Features(known.features_ND[rows], known.logits_NK[rows])
 
     draws = range(protocol.controls.draws)
-    scores = {
-        "pca_gaussian": mean_scores([measure(draw_gaussian(index), reference, protocol) for index in draws]),
-        "resampled_train": mean_scores([measure(draw_memoriser(index), reference, protocol) for index in draws]),
-    }
-    real = ControlScores(name="real", n=len(held_out), scores=measure(held_out, reference, protocol))
+    drawn = [(draw, index) for draw in (draw_gaussian, draw_memoriser) for index in draws]
+    sets: list[Callable[[], Features]] = [lambda: held_out, *(partial(draw, index) for draw, index in drawn)]
+    first, *others = measure_all(sets, reference, protocol, ranks, "controls")
     if len(held_out) < n:
         log.warning("the floor is made of all %d held-out images, the other scores of %d images", len(held_out), n)
-    return reference, [real, *(ControlScores(name=name, n=n, scores=values) for name, values in scores.items())]
-
-
-def _progress(images: np.ndarray | Tensor, what: str) -> Iterator[Tensor]:
-    total = -(-len(images) // CHUNK)
-    return iter(tqdm(chunks(images), total=total, desc=what, unit="chunk", leave=False, disable=None))
+    scores = {"pca_gaussian": others[: len(draws)], "resampled_train": others[len(draws) :]}
+    return reference, [
+        ControlScores(name="real", n=len(held_out), scores=first),
+        *(ControlScores(name=name, n=n, scores=mean_scores(rows)) for name, rows in scores.items()),
+    ]
 
 
 # --- one file in the store, verified when read -------------------------------------------------------------------

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,13 @@ from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+from tqdm import tqdm
 
 from ..config import EvaluateConfig
-from ..errors import InputError, WorkFailed
+from ..errors import InputError, Interrupted, WorkFailed
+from ..launch import StopSignal
 from ..prepare.manifest import Dataset
+from ..ranks import Ranks
 from ..sample import CHUNK
 from .extractors import EXTRACTORS, Weights
 from .protocol import METRICS, Protocol, metric_name
@@ -119,27 +123,94 @@ def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) 
     )
 
 
-def chunks(images_NCHW: np.ndarray | Tensor, size: int = CHUNK) -> Iterator[Tensor]:
-    """uint8 images (memory-mapped or not) as tensors of at most `size` rows."""
-    for start in range(0, len(images_NCHW), size):
-        part = images_NCHW[start : start + size]
-        yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+def chunked(n: int, size: int = CHUNK) -> list[slice]:
+    """Rows 0, ..., n - 1, at most `size` of them at a time."""
+    return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
-@torch.no_grad()
-def extract(extractor: FeatureExtractorBase, parts: Iterable[Tensor], device: torch.device | str = "cpu") -> Features:
-    """Features of uint8 images that come in chunks.
+class NotFinite(Exception):
+    """A generator's output is no image."""
 
-    Raises WorkFailed for NaN or infinite features.
+
+def extract(
+    extractor: FeatureExtractorBase,
+    n: int,
+    images: Callable[[slice], Tensor],
+    ranks: Ranks,
+    what: str,
+    stop: StopSignal | None = None,
+) -> Features:
+    """Features of uint8 images 0, ..., n - 1, on every rank; `images` makes those of a chunk.
+
+    Chunks are dealt out to the ranks, so that each goes through the extractor as it would in one process.
+    Raises NotFinite, on every rank, when `images` does on one; WorkFailed for NaN or infinite features; Interrupted.
     """
-    pairs = [tuple(layer.cpu() for layer in extractor(part.to(device))) for part in parts]
-    found = Features(torch.cat([features for features, _ in pairs]), torch.cat([logits for _, logits in pairs]))
-    if not (found.features_ND.isfinite().all() and found.logits_NK.isfinite().all()):
+    stop = stop or StopSignal()
+    chunks = chunked(n)
+    mine = tqdm(
+        chunks[ranks.index :: ranks.count], what, unit="chunk", leave=False, disable=None if ranks.is_main else True
+    )
+    found: list[tuple[Tensor, Tensor]] = []
+    finite = False
+    with torch.no_grad(), suppress(NotFinite):
+        for rows in mine:
+            if stop.requested:
+                break
+            features, logits = extractor(images(rows).to(ranks.device))
+            found.append((features.cpu(), logits.cpu()))
+        finite = True
+    stopped, not_finite = ranks.any(stop.requested, not finite)
+    if stopped:
+        raise Interrupted("evaluation was stopped; run it again, the real side and the controls are kept")
+    if not_finite:
+        raise NotFinite
+    dealt = ranks.gather(found)
+    pairs = [dealt[number % ranks.count][number // ranks.count] for number in range(len(chunks))]
+    whole = Features(torch.cat([features for features, _ in pairs]), torch.cat([logits for _, logits in pairs]))
+    if not (whole.features_ND.isfinite().all() and whole.logits_NK.isfinite().all()):
         raise WorkFailed(
             f"the feature extractor {extractor.get_name()} returned NaN or infinite features for images of bytes: "
             "its weights are damaged"
         )
-    return found
+    return whole
+
+
+def rows_of(images_NCHW: np.ndarray | Tensor) -> Callable[[slice], Tensor]:
+    """Images that are there already (memory-mapped or not), as `extract` asks for them."""
+
+    def read(rows: slice) -> Tensor:
+        part = images_NCHW[rows]
+        return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+    return read
+
+
+def measure_all(
+    sets: Sequence[Callable[[], Features]], reference: Reference, protocol: Protocol, ranks: Ranks, what: str
+) -> list[dict[str, float]]:
+    """Scores of each set of images, on every rank: features are made together, each set's numbers by one rank.
+
+    A set that raises NotFinite, on every rank, has NaN scores.
+    """
+    scores: list[dict[str, float]] = []
+    with tqdm(total=len(sets), desc=what, unit="set", disable=not ranks.is_main) as bar:
+        for group in chunked(len(sets), ranks.count):
+            own: Features | None = None
+            for owner, make in enumerate(sets[group]):
+                features = _made(make)
+                if owner == ranks.index:
+                    own = features
+                bar.update()
+            mine = no_scores(protocol) if own is None else measure(own, reference, protocol)
+            scores += ranks.gather(mine)[: len(sets[group])]
+    return scores
+
+
+def _made(make: Callable[[], Features]) -> Features | None:
+    try:
+        return make()
+    except NotFinite:
+        return None
 
 
 def measure(generated: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:

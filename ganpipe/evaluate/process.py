@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
-from tqdm import tqdm
 
 from ..config import EvaluateConfig, RunConfig, load_config
-from ..errors import InputError, Interrupted, WorkFailed
+from ..errors import InputError, WorkFailed
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
+from ..ranks import Ranks
 from ..refs import CheckpointRef, ControlScores, EvalReport, ScoreSheet, SnapshotScores
 from ..runs import checkpoints, open_run
 from ..sample import LoadedGenerator, draw, load_generator, to_uint8
@@ -26,7 +28,16 @@ from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
 from .extractors import build_extractor, find_weights
-from .fidelity import Reference, extract, mean_scores, measure, no_scores, require_enough, todays_protocol
+from .fidelity import (
+    Features,
+    NotFinite,
+    Reference,
+    extract,
+    mean_scores,
+    measure_all,
+    require_enough,
+    todays_protocol,
+)
 from .protocol import Protocol, gate_metric, lower_is_better, seeds
 from .report import write_report
 
@@ -44,7 +55,7 @@ class Scorer:
     shape: tuple[int, int, int]
     """(C, H, W) of the data set's images."""
     store: Store
-    device: torch.device
+    ranks: Ranks
     stop: StopSignal
 
     @classmethod
@@ -55,56 +66,69 @@ class Scorer:
 
         Raises InputError for too few images, missing weights, or a data set that is not in the store.
         """
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        ranks = Ranks()
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # the protocol says fp32
         dataset = Dataset.open(store, digest)
         require_enough(config, dataset)
+        # Rank 0 trains or mirrors what is missing; then every machine has its own copy.
+        ranks.from_main(lambda: find_weights(config.extractor, dataset, store, settings))
         weights = find_weights(config.extractor, dataset, store, settings)
-        extractor = build_extractor(weights, device)
+        extractor = build_extractor(weights, ranks.device)
         protocol = todays_protocol(config, dataset, weights)
-        reference, controls = reference_and_controls(dataset, protocol, extractor, store, device)
+        reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)
         return cls(
-            protocol, extractor, reference, controls, image_shape(dataset.spec()), store, device, stop or StopSignal()
+            protocol, extractor, reference, controls, image_shape(dataset.spec()), store, ranks, stop or StopSignal()
         )
 
-    def snapshot(self, checkpoint: CheckpointRef, sample_seeds: list[int]) -> SnapshotScores:
-        """Scores of one checkpoint: each seed's and their mean. NaN when it makes NaN instead of images.
+    def score(self, checkpoints: Sequence[CheckpointRef], sample_seeds: list[int], what: str) -> list[SnapshotScores]:
+        """Scores of each checkpoint: each seed's and their mean. NaN when it makes NaN instead of images.
 
         Raises InputError when its images are not of the data set's shape, CorruptObject when its file is damaged.
         """
+        load = lru_cache(maxsize=1)(self._load)
+        jobs = [partial(self._features, load, checkpoint, seed) for checkpoint in checkpoints for seed in sample_seeds]
+        rows = measure_all(jobs, self.reference, self.protocol, self.ranks, what)
+        scored = []
+        for number, checkpoint in enumerate(checkpoints):
+            of_seeds = rows[number * len(sample_seeds) : (number + 1) * len(sample_seeds)]
+            by_seed = {metric: [row[metric] for row in of_seeds] for metric in of_seeds[0]}
+            scores = mean_scores(of_seeds)
+            scored.append(SnapshotScores(checkpoint=checkpoint, scores=scores, by_seed=by_seed, seeds=sample_seeds))
+        return scored
+
+    def file(self, checkpoint: CheckpointRef) -> Path:
+        """The generator's file, verified. Raises CorruptObject when it is damaged."""
         name = checkpoint.generator_key.removeprefix(f"{checkpoint.prefix}/")
-        loaded = load_generator(self.store.fetch(checkpoint.prefix, [name])[name], self.device)
+        return self.store.fetch(checkpoint.prefix, [name])[name]
+
+    def _load(self, checkpoint: CheckpointRef) -> LoadedGenerator:
+        loaded = load_generator(self.file(checkpoint), self.ranks.device)
         made = image_shape(loaded.spec)
         if made != self.shape:
             raise InputError(
                 f"{checkpoint.prefix} makes images of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
                 f"{self.shape}: scores of one are no measure for the other"
             )
-        rows = [self._seed(loaded, seed, checkpoint) for seed in sample_seeds]
-        by_seed = {metric: [row[metric] for row in rows] for metric in rows[0]}
-        return SnapshotScores(checkpoint=checkpoint, scores=mean_scores(rows), by_seed=by_seed, seeds=sample_seeds)
+        return loaded
 
-    def _seed(self, loaded: LoadedGenerator, seed: int, checkpoint: CheckpointRef) -> dict[str, float]:
-        try:
-            features = extract(self.extractor, self._images(loaded, seed), self.device)
-        except _NotFinite:
-            log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
-            return no_scores(self.protocol)
-        return measure(features, self.reference, self.protocol)
+    def _features(
+        self, load: Callable[[CheckpointRef], LoadedGenerator], checkpoint: CheckpointRef, seed: int
+    ) -> Features:
+        """Of samples 0, ..., n_generated - 1 of the seed. Raises NotFinite when there are none."""
+        loaded = load(checkpoint)
 
-    def _images(self, loaded: LoadedGenerator, seed: int) -> Iterator[Tensor]:
-        """Samples 0, ..., n_generated - 1 of the seed as uint8, chunk by chunk."""
-        indices = range(self.protocol.n_generated)
-        for part in draw(loaded.gan, loaded.module, seed, indices, self.device, chunk=self.protocol.chunk):
-            if self.stop.requested:
-                raise Interrupted("evaluation was stopped; run it again, the real side and the controls are kept")
+        def images(rows: slice) -> Tensor:
+            indices = range(rows.start, rows.stop)
+            (part,) = draw(loaded.gan, loaded.module, seed, indices, self.ranks.device, chunk=self.protocol.chunk)
             if not part.isfinite().all():
-                raise _NotFinite
-            yield to_uint8(part)
+                raise NotFinite
+            return to_uint8(part)
 
-
-class _NotFinite(Exception):
-    """A generator's output is no image."""
+        try:
+            return extract(self.extractor, self.protocol.n_generated, images, self.ranks, "samples", self.stop)
+        except NotFinite:
+            log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
+            raise
 
 
 def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopSignal | None = None) -> EvalReport:
@@ -120,12 +144,7 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
         raise InputError(f"run {run_id} has no checkpoints to evaluate; train it first, or lower train.snapshot_kimg")
     scorer = Scorer.prepare(config.evaluate, record.dataset.digest, store, settings, stop)
     selection = seeds("select", config.evaluate.select_seeds)
-    snapshots = []
-    for checkpoint in tqdm(found, desc="snapshots", unit="snapshot"):
-        try:
-            snapshots.append(scorer.snapshot(checkpoint, selection))
-        except CorruptObject as error:
-            log.warning("passing over a damaged checkpoint: %s", error)
+    snapshots = scorer.score(list(_sound(found, scorer)), selection, "snapshots")
     best = best_snapshot(snapshots, metric)
     report = EvalReport(
         run_id=run_id,
@@ -134,14 +153,25 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
         protocol_hash=scorer.protocol.hash,
         metric=metric,
         snapshots=snapshots,
-        best=scorer.snapshot(best.checkpoint, seeds("score", config.evaluate.score_seeds)),
+        best=scorer.score([best.checkpoint], seeds("score", config.evaluate.score_seeds), "best snapshot")[0],
         controls=scorer.controls,
     )
-    write_report(store, report)
+    if scorer.ranks.is_main:
+        write_report(store, report)
     log.info(
         "%s: best at %.3f kimg, %s %.4g", run_id, best.checkpoint.images_seen / 1000, metric, report.best.scores[metric]
     )
     return report
+
+
+def _sound(checkpoints: Iterable[CheckpointRef], scorer: Scorer) -> Iterator[CheckpointRef]:
+    for checkpoint in checkpoints:
+        try:
+            scorer.file(checkpoint)
+        except CorruptObject as error:
+            log.warning("passing over a damaged checkpoint: %s", error)
+        else:
+            yield checkpoint
 
 
 def best_snapshot(snapshots: Iterable[SnapshotScores], metric: str) -> SnapshotScores:
@@ -170,14 +200,11 @@ def score_checkpoints(
     metric = gate_metric(config)
     store = open_store(settings.store)
     scorer = Scorer.prepare(config.evaluate, dataset_digest, store, settings, stop)
-    snapshots = [
-        scorer.snapshot(checkpoint, sample_seeds) for checkpoint in tqdm(asked, "checkpoints", unit="checkpoint")
-    ]
     return ScoreSheet(
         protocol=scorer.protocol.model_dump(mode="json"),
         protocol_hash=scorer.protocol.hash,
         metric=metric,
-        snapshots=snapshots,
+        snapshots=scorer.score(asked, sample_seeds, "checkpoints"),
         controls=scorer.controls,
     )
 

@@ -2,8 +2,8 @@
 
 generator.safetensors   moving average of the generator, ready to sample from; what is released
 training.safetensors    networks, optimizers, shared recipe state
-rank-00000.safetensors  this rank's own recipe state
-progress.json           images_seen, updates, seconds, versions, threads
+rank-00000.safetensors  recipe state of that rank alone; one file for each
+progress.json           images_seen, updates, seconds, versions, threads, ranks
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def save_checkpoint(
     run_id: str,
     generator_file: Path,
     training: Sections,
-    rank_state: dict[str, Tensor],
+    rank_states: list[dict[str, Tensor]],
     progress: Progress,
 ) -> CheckpointRef:
     """Publish a checkpoint; it is there whole or not at all."""
@@ -61,13 +61,9 @@ def save_checkpoint(
             f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()
         }
         save_file(flat, folder / "training.safetensors")
-        save_file({key: _plain(tensor) for key, tensor in rank_state.items()}, folder / "rank-00000.safetensors")
-        facts = {
-            **progress.model_dump(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "ganpipe": __version__,
-        }
+        for rank, state in enumerate(rank_states):
+            save_file({key: _plain(tensor) for key, tensor in state.items()}, folder / _rank_file(rank))
+        facts = {**progress.model_dump(), **machine_facts(len(rank_states)), "ganpipe": __version__}
         (folder / "progress.json").write_text(json.dumps(facts, indent=1))
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -84,10 +80,22 @@ def save_checkpoint(
     )
 
 
+def machine_facts(ranks: int) -> dict[str, Any]:
+    """What the last bits of the next step depend on besides the checkpoint's tensors."""
+    return {"threads": torch.get_num_threads(), "torch": torch.__version__, "ranks": ranks}
+
+
+def _rank_file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
 def load_checkpoint(
-    store: Store, ref: CheckpointRef
+    store: Store, ref: CheckpointRef, rank: int
 ) -> tuple[Sections, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """(training sections, this rank's recipe state, moving average, progress facts) of a checkpoint, verified."""
+    """(training sections, the rank's recipe state, moving average, progress facts) of a checkpoint, verified.
+
+    A rank that the checkpoint does not know begins with the state of another one.
+    """
     manifest = store.manifest(ref.prefix)
     if manifest.get("format") != FORMAT or manifest.get("kind") != "checkpoint":
         raise InputError(
@@ -99,7 +107,8 @@ def load_checkpoint(
         group, name = key.split("/", 1)
         sections.setdefault(group, {})[name] = tensor
     facts = json.loads(files["progress.json"].read_text())
-    return sections, load_file(files["rank-00000.safetensors"]), load_file(files["generator.safetensors"]), facts
+    rank_state = load_file(files[_rank_file(rank % facts.get("ranks", 1))])
+    return sections, rank_state, load_file(files["generator.safetensors"]), facts
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -23,13 +23,15 @@ class MetricsLog:
     A line is {"images_seen": int, "seconds": float, "metrics": {name: float}}.
     """
 
-    def __init__(self, path: Path, images_seen: int):
+    def __init__(self, path: Path | None, images_seen: int):
+        """`path` is None for a rank that only collects."""
         self.path = path
         self.pending: dict[str, list[Tensor]] = {}
         self.steps: dict[str, list[int]] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        self._forget_after(images_seen)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            _forget_after(path, images_seen)
 
     def add(self, values: Mapping[str, Tensor], step: int) -> None:
         """Remember scalar tensors of step number `step`."""
@@ -57,20 +59,21 @@ class MetricsLog:
 
     def write(self, images_seen: int, seconds: float, metrics: Mapping[str, float]) -> None:
         """Append one line; it is on its way to the disk when this returns."""
-        assert all(map(math.isfinite, metrics.values()))
+        assert self.path is not None and all(map(math.isfinite, metrics.values()))
         line = {"images_seen": images_seen, "seconds": round(seconds, 3), "metrics": dict(metrics)}
         with self.path.open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
-    def _forget_after(self, images_seen: int) -> None:
-        """Drop lines that a resumed run will write again, and a line that was cut off."""
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                if json.loads(line)["images_seen"] <= images_seen:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                continue
-        temporary = self.path.with_suffix(".partial")
-        temporary.write_text("".join(kept))
-        temporary.replace(self.path)
+
+def _forget_after(path: Path, images_seen: int) -> None:
+    """Drop lines that a resumed run will write again, and a line that was cut off."""
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["images_seen"] <= images_seen:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from pydantic import BaseModel
 
 from ..config import RunConfig
 from ..errors import InputError, Interrupted
-from ..launch import StopSignal, child_main
+from ..launch import StopSignal, child_main, of_the_peers
 from ..prepare.manifest import Dataset
+from ..ranks import Ranks
 from ..refs import CheckpointRef
-from ..runs import RunRecord, checkpoints, open_run, write_state
+from ..runs import RunRecord, checkpoints, open_run, read_state, write_state
 from ..settings import Settings
 from ..storage import Store, open_store
 from .trainer import Trainer
@@ -34,25 +35,32 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     settings = Settings.from_environment()
     store = open_store(settings.store)
     record, config = open_run(store, run_id)
+    ranks = Ranks()
     work = settings.home / "work" / run_id
     work.mkdir(parents=True, exist_ok=True)
-    with alone(work, run_id):
-        _tidy(work)
-        write_state(store, run_id, "running")
+    with alone(work, run_id) if ranks.is_local_main else nullcontext():
+        if ranks.is_main:
+            _tidy(work)
+            write_state(store, run_id, "running")
         try:
-            newest = _fit(config, record, store, work, stop)
+            newest = _fit(config, record, store, work, ranks, stop)
         except Interrupted as interruption:
-            write_state(store, run_id, "interrupted", str(interruption))
+            if ranks.is_main:
+                write_state(store, run_id, "interrupted", str(interruption))
             raise
         except Exception as error:
-            write_state(store, run_id, "failed", str(error) or type(error).__name__)
+            if not (of_the_peers(error) and read_state(store, run_id) == "failed"):  # the reason is there already
+                write_state(store, run_id, "failed", str(error) or type(error).__name__)
             raise
-        write_state(store, run_id, "finished")
+        if ranks.is_main:
+            write_state(store, run_id, "finished")
     return newest
 
 
-def _fit(config: RunConfig, record: RunRecord, store: Store, work: Path, stop: StopSignal) -> CheckpointRef:
-    trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work)
+def _fit(
+    config: RunConfig, record: RunRecord, store: Store, work: Path, ranks: Ranks, stop: StopSignal
+) -> CheckpointRef:
+    trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work, ranks)
     if record.start_checkpoint is not None and not checkpoints(store, record.run_id):
         trainer.warm_start(record.start_checkpoint)
     return trainer.fit(stop)

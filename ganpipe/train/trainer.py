@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -25,10 +25,11 @@ from ..errors import InputError, Interrupted
 from ..gans import GANS
 from ..gans.base import Batch, Loss, Networks, Step, freeze
 from ..prepare.manifest import Dataset
+from ..ranks import Ranks
 from ..refs import CheckpointRef
 from ..rng import StepRng, derive_seed
 from ..storage import Store
-from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .checkpoint import Progress, Sections, load_checkpoint, machine_facts, save_checkpoint
 from .ema import Ema
 from .metrics import MetricsLog
 from .optimizers import apply_schedules, build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -49,8 +50,10 @@ class Stop(Protocol):
 class Trainer:
     """Trains one run: networks, optimizers, schedules, augmentation, moving average, checkpoints."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, run_id: str, store: Store, work: Path):
-        """`work` is a local folder for what is not in the store yet.
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, run_id: str, store: Store, work: Path, ranks: Ranks | None = None
+    ):
+        """`work` is a local folder for what is not in the store yet; `ranks` this process among those that train.
 
         Raises InputError when recipe and data do not fit.
         """
@@ -58,8 +61,11 @@ class Trainer:
         self.config, self.train = config, config.train
         self.run_id, self.store, self.work = run_id, store, work
         self.seed = config.train.seed
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
-        self.device = self.accelerator.device
+        self.ranks = ranks or Ranks()
+        # Buffers stay each rank's own: torch copies those of rank 0 in every forward pass, under autograd's feet.
+        handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
+        self.device = self.ranks.device
         self.spec = dataset.spec()
         self.gan = GANS[config.gan.name](config.gan)
         self.batches = Batches(dataset, self.gan.columns, "train", self.seed, self.device, self.train.mirror)
@@ -92,8 +98,9 @@ class Trainer:
         self.metrics = self._open_metrics()
         deadline = self._deadline()
         clock, logged_images, busy = time.monotonic(), self.progress.images_seen, 0.0
+        stopped, finished = self.ranks.any(False, self._finished(deadline))
         with self._progress_bar() as bar:
-            while not self._finished(deadline):
+            while not finished:
                 before = self.progress.images_seen
                 self.step()
                 now = time.monotonic()
@@ -101,16 +108,18 @@ class Trainer:
                 self._advance(now - clock)
                 clock = now
                 self._show(bar)
+                stopped, finished = self.ranks.any(stop.requested, self._finished(deadline))
                 snapshot = self._crossed(before, self.train.snapshot_kimg)
-                if snapshot or self._crossed(before, self.train.log_every_kimg) or stop.requested:
+                if snapshot or self._crossed(before, self.train.log_every_kimg) or stopped:
                     self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
                     logged_images, busy = self.progress.images_seen, 0.0
-                if snapshot or stop.requested:
+                if snapshot or stopped:
                     newest = self.snapshot()
                     self._advance(time.monotonic() - clock)
-                if stop.requested:
+                if stopped:
+                    reason = next(filter(None, self.ranks.gather(stop.reason)))
                     raise Interrupted(
-                        f"{stop.reason}: run {self.run_id} stopped at {self.progress.images_seen / 1000:.1f} kimg "
+                        f"{reason}: run {self.run_id} stopped at {self.progress.images_seen / 1000:.1f} kimg "
                         f"with a checkpoint; `ganpipe train --resume {self.run_id}` continues it"
                     )
                 clock = time.monotonic()
@@ -174,9 +183,9 @@ class Trainer:
         return Step(position, self.progress.steps, self.train.batch, rows.stop - rows.start, rng)
 
     def _my_micro_batches(self) -> list[slice]:
-        size, ranks = self.train.micro_batch_size(), self.accelerator.num_processes
-        count = self.train.batch // (size * ranks)
-        first = self.accelerator.process_index * count
+        size = self.train.micro_batch_size()
+        count = self.train.batch // (size * self.ranks.count)
+        first = self.ranks.index * count
         return [slice(number * size, (number + 1) * size) for number in range(first, first + count)]
 
     def _no_sync(self, of_generator: bool) -> AbstractContextManager[None]:
@@ -238,6 +247,7 @@ class Trainer:
             dynamic_ncols=True,
             mininterval=0.5 if sys.stderr.isatty() else 10,
             smoothing=0.1,
+            disable=not self.ranks.is_main,
         )
 
     def _show(self, bar: tqdm) -> None:
@@ -249,48 +259,48 @@ class Trainer:
 
     def _write_metrics(self, bar: tqdm, images_per_second: float) -> None:
         assert self.metrics is not None
-        means = self.metrics.means()
+        means = self.ranks.mean(self.metrics.means())
         bar.set_postfix(
             {"D": f"{means.get('discriminator/loss', 0):.3f}", "G": f"{means.get('generator/loss', 0):.3f}"}, False
         )
         images_seen = self.progress.images_seen
         progress = {"progress/kimg": images_seen / 1000, "progress/images_per_second": images_per_second}
-        self.metrics.write(images_seen, self.progress.seconds, {**means, **progress})
+        if self.ranks.is_main:
+            self.metrics.write(images_seen, self.progress.seconds, {**means, **progress})
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> CheckpointRef:
         """Publish a checkpoint, a grid of samples of the same noise as ever, and the metrics so far."""
+        recipe = self.gan.state_dict()
+        states = self.ranks.gather(recipe["rank"])
+        return self.ranks.from_main(lambda: self._publish({**self._sections(), "recipe": recipe["shared"]}, states))
+
+    def _publish(self, sections: Sections, rank_states: list[dict[str, Tensor]]) -> CheckpointRef:
         sample.refresh_batch_norm(self.gan, self.ema.module, self.device)
         name = runs.checkpoint_name(self.progress.images_seen)
         if self.gan.output == "image":
             images = sample.draw_images(self.gan, self.ema.module, derive_seed("grid"), GRID_SAMPLES, self.device)
             self.store.write_bytes(f"runs/{self.run_id}/samples/{name}.png", sample.grid_png(images.numpy()))
-        if self.metrics is not None:
+        if self.metrics is not None and self.metrics.path is not None:
             self.store.write_bytes(f"runs/{self.run_id}/metrics.jsonl", self.metrics.path.read_bytes())
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
             generator_file = Path(folder) / "generator.safetensors"
             sample.save_generator(
                 generator_file, self.gan, self.ema.module, self.spec, self.run_id, self.progress.images_seen
             )
-            recipe = self.gan.state_dict()
-            return save_checkpoint(
-                self.store,
-                self.run_id,
-                generator_file,
-                {**self._sections(), "recipe": recipe["shared"]},
-                recipe["rank"],
-                self.progress,
-            )
+            return save_checkpoint(self.store, self.run_id, generator_file, sections, rank_states, self.progress)
 
     def _open_metrics(self) -> MetricsLog:
         """The run's metrics so far; the store's copy is as new as the newest checkpoint, a machine's own may not be."""
+        if not self.ranks.is_main:
+            return MetricsLog(None, self.progress.images_seen)
         path, key = self.work / "metrics.jsonl", f"runs/{self.run_id}/metrics.jsonl"
         with suppress(FileNotFoundError):
             path.write_bytes(self.store.read_bytes(key))
         return MetricsLog(path, self.progress.images_seen)
 
-    def _sections(self) -> dict[str, dict[str, Tensor]]:
+    def _sections(self) -> Sections:
         sections = {
             "generator": self.generator.state_dict(),
             "generator_optimizer": optimizer_tensors(self.g_optimizer),
@@ -302,10 +312,10 @@ class Trainer:
 
     def _newest_checkpoint(self) -> CheckpointRef | None:
         """Continue from the newest sound checkpoint of this run, if there is one."""
-        ref = next(runs.sound_checkpoints(self.store, self.run_id), None)
+        ref = self.ranks.from_main(lambda: next(runs.sound_checkpoints(self.store, self.run_id), None))
         if ref is None:
             return None
-        sections, rank_state, moving_average, facts = load_checkpoint(self.store, ref)
+        sections, rank_state, moving_average, facts = load_checkpoint(self.store, ref, self.ranks.index)
         self._load_networks(sections, ref)
         load_optimizer_tensors(self.g_optimizer, sections.get("generator_optimizer", {}))
         if self.d_optimizer is not None:
@@ -313,8 +323,9 @@ class Trainer:
         self.ema.module.load_state_dict(moving_average)
         self.gan.load_state_dict({"shared": sections.get("recipe", {}), "rank": rank_state})
         self.progress = Progress(**{name: facts[name] for name in Progress.model_fields})
-        for name, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
-            if facts[name] != now:
+        here = machine_facts(self.ranks.count)
+        for name, now in here.items():
+            if facts.get(name, now) != now:
                 log.warning(
                     "%s was %s at the checkpoint and is %s now: the run goes on, but not bit for bit",
                     name,
@@ -326,7 +337,7 @@ class Trainer:
 
     def warm_start(self, ref: CheckpointRef) -> None:
         """Take the weights of another run's checkpoint; optimizers, schedules and progress start afresh."""
-        sections, _, moving_average, _ = load_checkpoint(self.store, ref)
+        sections, _, moving_average, _ = load_checkpoint(self.store, ref, self.ranks.index)
         self._load_networks(sections, ref)
         self.ema.module.load_state_dict(moving_average)
         log.info("starting from the weights of %s at %.1f kimg", ref.run_id, ref.images_seen / 1000)

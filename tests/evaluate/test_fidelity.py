@@ -11,12 +11,14 @@ import torch_fidelity
 from evaluate_data import run_config
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
+from torch_fidelity import FeatureExtractorBase
 
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.evaluate import domain, fidelity
 from ganpipe.evaluate.extractors import Weights, build_extractor, registered_name
 from ganpipe.evaluate.protocol import Protocol
 from ganpipe.prepare.manifest import Dataset
+from ganpipe.ranks import Ranks
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store, sha256_of_file
 
@@ -34,6 +36,10 @@ class Images(TorchDataset[Tensor]):
         return self.images_NCHW[index]
 
 
+def extracted(extractor: FeatureExtractorBase, images_NCHW: Tensor | np.ndarray) -> fidelity.Features:
+    return fidelity.extract(extractor, len(images_NCHW), fidelity.rows_of(images_NCHW), Ranks(), "images")
+
+
 def both_ways(weights: Weights, generated: Tensor, real: Tensor) -> tuple[dict[str, float], dict[str, float]]:
     """Our scores, and torch-fidelity's under our names."""
     n = min(len(generated), len(real))
@@ -43,7 +49,7 @@ def both_ways(weights: Weights, generated: Tensor, real: Tensor) -> tuple[dict[s
         isc_splits=2, prc_neighborhood=3,
     )  # fmt: skip
     extractor = build_extractor(weights)
-    sides = [fidelity.extract(extractor, fidelity.chunks(images)) for images in (generated, real)]
+    sides = [extracted(extractor, images) for images in (generated, real)]
     ours = fidelity.measure(sides[0], fidelity.Reference.of(sides[1].features_ND), protocol)
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(generated), input2=Images(real), cuda=False, batch_size=64, verbose=False, save_cpu_ram=True,
@@ -109,7 +115,7 @@ def test_damaged_features_are_refused(shared: tuple[Settings, Dataset]) -> None:
     with torch.no_grad():
         next(extractor.parameters())[0] = float("nan")
     with pytest.raises(WorkFailed, match="weights are damaged"):
-        fidelity.extract(extractor, fidelity.chunks(dataset.column("image", "test")[:4]))
+        extracted(extractor, dataset.column("image", "test")[:4])
 
 
 def test_too_few_images_are_refused_unless_allowed(shared: tuple[Settings, Dataset]) -> None:
