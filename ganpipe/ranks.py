@@ -1,19 +1,24 @@
-"""The processes that do one piece of work together, and what they tell one another.
+"""The processes that do one piece of work together, and all that they tell one another.
 
-Gradients travel through accelerate; here is all else: who writes, what all agree on, who measures what. On the CPU and
-over gloo, whatever the device: a decision must not wait for a GPU's queue. With one process every method is free.
+Gradients are averaged where they lie, over accelerate's process group (NCCL or gloo), once for each update. All else
+(who writes, what all agree on, who measures what) goes over gloo and the CPU: a decision must not wait for a GPU's
+queue. With one process every method is free.
+
+There is no DistributedDataParallel: its hooks fire in every backward pass, and a GAN has several networks, phases that
+freeze one of them, penalties that differentiate twice and micro-batches, each of which it has to be protected from.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from torch import Tensor
 
 from .errors import WorkFailed
 
@@ -49,6 +54,27 @@ class Ranks:
     def is_local_main(self) -> bool:
         """Whether this is the first one of its machine."""
         return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+    def same(self, tensors: Sequence[Tensor]) -> None:
+        """Give every rank the tensors of rank 0, in place."""
+        if self._group is not None:
+            for tensor in tensors:
+                copy = tensor.detach().clone(memory_format=torch.contiguous_format)
+                dist.broadcast(copy, 0)
+                tensor.detach().copy_(copy)
+
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each float32 tensor by its mean over the ranks, bit for bit the same on all of them.
+
+        One message for all of them: a sum's last bits hang on how it is cut.
+        """
+        if self._group is None or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag: whether it is set on any rank."""

@@ -7,13 +7,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -62,9 +61,6 @@ class Trainer:
         self.run_id, self.store, self.work = run_id, store, work
         self.seed = config.train.seed
         self.ranks = ranks or Ranks()
-        # Buffers stay each rank's own: torch copies those of rank 0 in every forward pass, under autograd's feet.
-        handlers = [DistributedDataParallelKwargs(broadcast_buffers=False)]
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=handlers)
         self.device = self.ranks.device
         self.spec = dataset.spec()
         self.gan = GANS[config.gan.name](config.gan)
@@ -77,14 +73,15 @@ class Trainer:
         self.ema = Ema(self.generator)
         self.g_optimizer = build_optimizer(config.train.optimizers.generator, self.generator.parameters())
         self.discriminator, self.d_optimizer = raw.discriminator, None
-        self.nets = Networks(self.accelerator.prepare_model(self.generator), None)
+        self.nets = Networks(self.generator, None)
         if raw.discriminator is not None:
             assert config.train.optimizers.discriminator is not None
             self.discriminator = _placed(raw.discriminator, self.device)
             self.d_optimizer = build_optimizer(config.train.optimizers.discriminator, self.discriminator.parameters())
             self.augment = Augment(config.train.augment.translation, self.device)
             self.door = Door(self.discriminator, self.augment)
-            self.nets.discriminator = self.accelerator.prepare_model(self.door)
+            self.nets.discriminator = self.door
+        self.ranks.same(self._weights())
         self.metrics: MetricsLog | None = None
 
     # --- the loop --------------------------------------------------------------------------------------------------
@@ -159,21 +156,21 @@ class Trainer:
         micro_batches = self._my_micro_batches()
         stats: list[dict[str, Tensor]] = []
         for rows in micro_batches:
-            last = rows is micro_batches[-1]
-            with nullcontext() if last else self._no_sync(of_generator):
-                step = self._step_at(f"{phase[0]}{number}", position, rows)
-                with self._autocast():
-                    loss = loss_function(self.nets, self.batches.at(position, self.train.batch, rows), step)
-                self.accelerator.backward(loss.total / len(micro_batches))
+            step = self._step_at(f"{phase[0]}{number}", position, rows)
+            with self._autocast():
+                loss = loss_function(self.nets, self.batches.at(position, self.train.batch, rows), step)
+            (loss.total / len(micro_batches)).backward()
             self._log(phase, {"loss": loss.total.detach(), **loss.logs})
             stats.append(loss.stats)
+        means = {name: torch.stack([entry[name] for entry in stats]).mean() for name in stats[0]}
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        self.ranks.average([*gradients, *means.values()])
         self._log(phase, {"grad_norm": torch.nn.utils.get_total_norm(gradients)})
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if not of_generator:
             self.gan.constrain(network)
-        self.gan.observe(self._means_over_ranks(stats), step)
+        self.gan.observe(means, step)
 
     def _step_at(self, update: str, position: int, rows: slice) -> Step:
         rng = StepRng(self.seed, position, update, self.train.batch, rows, self.device)
@@ -188,10 +185,6 @@ class Trainer:
         first = self.ranks.index * count
         return [slice(number * size, (number + 1) * size) for number in range(first, first + count)]
 
-    def _no_sync(self, of_generator: bool) -> AbstractContextManager[None]:
-        network = self.nets.generator if of_generator else self.nets.discriminator
-        return self.accelerator.no_sync(network)
-
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16")
 
@@ -201,12 +194,6 @@ class Trainer:
         if self.d_optimizer is not None and self.train.optimizers.discriminator is not None:
             apply_schedules(self.d_optimizer, self.train.optimizers.discriminator, images_seen)
             self.augment.p.fill_(self.train.augment.p.at(images_seen))
-
-    def _means_over_ranks(self, stats: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {
-            name: self.accelerator.reduce(torch.stack([entry[name] for entry in stats]).mean(), "mean")
-            for name in stats[0]
-        }
 
     # --- progress --------------------------------------------------------------------------------------------------
 
@@ -299,6 +286,10 @@ class Trainer:
         with suppress(FileNotFoundError):
             path.write_bytes(self.store.read_bytes(key))
         return MetricsLog(path, self.progress.images_seen)
+
+    def _weights(self) -> list[Tensor]:
+        networks = [self.generator, self.ema.module, *([self.discriminator] if self.discriminator is not None else [])]
+        return [tensor for network in networks for tensor in network.state_dict().values()]
 
     def _sections(self) -> Sections:
         sections = {

@@ -1,0 +1,47 @@
+"""Every sound cell of the classic grid, with networks of a few thousand weights."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
+
+CONSTRAINTS: dict[str, dict[str, Any]] = {
+    "free": {},
+    "weight_clip": {"weight_clip": 0.01, "critic_steps": 2},
+    "gradient_penalty": {"gradient_penalty": 10},
+    "r1": {"r1": 1},
+    "r2": {"r2": 1},
+    "lazy": {"r1": 1, "r2": 1, "penalty_every": 2},
+    "spectral_norm": {"spectral_norm": True},
+}
+NORMS = {"free": "batch", "weight_clip": "batch", "gradient_penalty": "instance"}
+"""Of the convolutional discriminator, where the constraint allows more than none."""
+
+
+def networks(constraint: str) -> list[dict[str, Any]]:
+    return [
+        {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2},
+        {"name": "dcgan", "feature_dim": 4, "norm": NORMS.get(constraint, "none")},
+        {"name": "resnet", "feature_dim": 4},
+    ]
+
+
+def cells() -> dict[str, dict[str, Any]]:
+    """`network-objective-constraint` -> the `gan` section."""
+    found = {}
+    for objective in OBJECTIVES:
+        for constraint, fields in CONSTRAINTS.items():
+            for network in networks(constraint):
+                section = {"name": "classic", "objective": objective, "network": network, "latent_dim": 8, **fields}
+                try:
+                    ClassicConfig.model_validate(section)
+                except ValidationError:
+                    continue
+                found[f"{network['name']}-{objective}-{constraint}"] = section
+    return found
+
+
+assert set(OBJECTIVES) == set(get_args(ClassicConfig.model_fields["objective"].annotation))

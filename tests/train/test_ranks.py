@@ -1,0 +1,140 @@
+"""Several processes train as one: the same gradients, exact resumes, and nobody left behind after a kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from cells import cells
+from safetensors.torch import load_file
+from tiny import tiny_raw
+
+from ganpipe import runs, train
+from ganpipe.config import load_config
+from ganpipe.errors import InputError
+from ganpipe.launch import run_child
+from ganpipe.prepare.manifest import Dataset
+from ganpipe.refs import CheckpointRef
+from ganpipe.settings import Settings
+from ganpipe.storage import Store
+
+ROOT = Path(__file__).parents[2]
+FEW = [
+    "dcgan-non_saturating-free",
+    "dcgan-wasserstein-weight_clip",
+    "dcgan-wasserstein-gradient_penalty",
+    "mlp-minimax-r1",
+    "mlp-lsgan-r2",
+    "resnet-hinge-spectral_norm",
+    "resnet-relativistic-lazy",
+]
+GRID = cells()
+
+
+@pytest.fixture(autouse=True)
+def _children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [ROOT, ROOT / "tests", ROOT / "tests" / "train"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
+
+
+def compare(names: list[str], digits: Dataset, settings: Settings, tmp_path: Path) -> None:
+    """Two ranks against one process over the same micro-batches: every gradient within 1e-5 of its norm."""
+    found = []
+    for count in (1, 2):
+        request = {
+            "dataset": digits.digest,
+            "cells": {name: GRID[name] for name in names},
+            "out": str(tmp_path / f"{count}.safetensors"),
+        }
+        answer = run_child("rank_work", request, settings.model_copy(update={"num_processes": count}))
+        assert answer == {"ranks": count, "unreached": [], "unlike": []}
+        found.append(load_file(request["out"]))
+    alone, together = found
+    assert alone.keys() == together.keys()
+    for cell in sorted({key.split("/")[0] for key in alone}):
+        for phase in ("discriminator", "generator"):
+            keys = [key for key in alone if key.startswith(f"{cell}/{phase}.")]
+            ours, theirs = (torch.cat([side[key].double().flatten() for key in keys]) for side in (together, alone))
+            assert theirs.norm() > 0
+            assert (ours - theirs).norm() <= 1e-5 * theirs.norm(), f"{cell}: {phase}"
+
+
+def test_two_ranks_train_as_one_process(digits: Dataset, settings: Settings, tmp_path: Path) -> None:
+    compare(FEW, digits, settings, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["mlp", "dcgan", "resnet"])
+def test_two_ranks_train_as_one_process_in_every_cell(
+    network: str, digits: Dataset, settings: Settings, tmp_path: Path
+) -> None:
+    names = [name for name in GRID if name.startswith(network)]
+    assert len(names) > 30
+    compare(names, digits, settings, tmp_path)
+
+
+# --- killed ------------------------------------------------------------------------------------------------------
+
+
+def start(run_id: str, config: Path, settings: Settings, *more: str) -> subprocess.Popen[bytes]:
+    """`ganpipe train` on two processes."""
+    environment = {**os.environ, **settings.to_environment()}
+    command = [sys.executable, "-m", "ganpipe", "train", *more, "--num-processes", "2"]
+    command += [] if "--resume" in more else [str(config), "--run", run_id]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+def weights(store: Store, ref: CheckpointRef) -> dict[str, torch.Tensor]:
+    return load_file(store.fetch(ref.prefix)["training.safetensors"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["command", "torchrun", "rank"])
+def test_killed_on_two_ranks_and_resumed(victim: str, store: Store, settings: Settings, tmp_path: Path) -> None:
+    """Whatever of it is killed, nothing stays behind; resumed equals never killed."""
+    path = tmp_path / "tiny.json"
+    raw = tiny_raw(micro_batch=8, stop={"kimg": 4.8}, snapshot_kimg=0.8)
+    path.write_text(json.dumps(raw))
+    assert start("straight", path, settings).wait(300) == 0
+
+    command = start("killed", path, settings)
+    assert until(lambda: runs.checkpoints(store, "killed"))
+    family = psutil.Process(command.pid).children(recursive=True)
+    ranks = [process for process in family if "ganpipe.train.process" in process.cmdline()[-3:]]
+    assert len(family) == 3 and len(ranks) == 2
+    chosen = {"command": command.pid, "torchrun": family[0].pid, "rank": ranks[1].pid}[victim]
+    os.kill(chosen, signal.SIGKILL)
+    command.wait(60)
+    assert until(lambda: not any(process.is_running() for process in family), 30)
+    assert list((settings.home / "work").glob("child-*")) == [] or victim == "command"
+
+    assert start("killed", path, settings, "--resume", "killed").wait(300) == 0
+    ours, theirs = (weights(store, runs.checkpoints(store, run_id)[-1]) for run_id in ("killed", "straight"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if "running_" not in name)
+    assert runs.read_state(store, "killed") == "finished"
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(settings: Settings) -> None:
+    pair = settings.model_copy(update={"num_processes": 2})
+    with pytest.raises(InputError, match=r"set train\.micro_batch to 8"):
+        train.check(load_config(tiny_raw()), pair)
+    train.check(load_config(tiny_raw(micro_batch=8)), pair)
+    with pytest.raises(InputError, match=r"3 processes.*train\.batch a multiple of 3"):
+        train.check(load_config(tiny_raw(micro_batch=8)), settings.model_copy(update={"num_processes": 3}))
