@@ -81,6 +81,16 @@ def test_same_seeds_same_scores_from_the_cached_reference(
     assert sheet.controls == report.controls and sheet.protocol_hash == report.protocol_hash
 
 
+def test_scores_do_not_depend_on_the_number_of_processes(
+    run: tuple[Settings, list[CheckpointRef]], report: EvalReport
+) -> None:
+    """Not even in the last bit; the real side and the controls are measured by both processes, too."""
+    settings, _ = run
+    store = open_store(settings.store)
+    store.remove(f"reference/{report.dataset_digest}")
+    assert evaluate.run(CONFIG, "tiny-run", settings.model_copy(update={"num_processes": 2})) == report
+
+
 def test_a_damaged_reference_is_measured_again(
     run: tuple[Settings, list[CheckpointRef]], report: EvalReport, caplog: pytest.LogCaptureFixture
 ) -> None:

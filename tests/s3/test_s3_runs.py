@@ -12,7 +12,7 @@ from s3_objects import listed
 from s3_server import BUCKET
 from tiny import tiny_raw
 
-from ganpipe import prepare, train
+from ganpipe import prepare, runs, train
 from ganpipe.cli import main
 from ganpipe.config import load_config
 from ganpipe.night import new_record
@@ -86,3 +86,24 @@ def test_a_night_in_s3_is_the_night_on_files(
     there = listed(client, s3_uri)
     assert any(key.startswith("mlflow/") and key.endswith("generator.safetensors") for key in there)
     assert not any(key.startswith(".") for key in there)
+
+
+@pytest.mark.slow
+def test_two_processes_train_into_a_bucket_and_resume_from_it(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On another machine, that is, without anything that the first one has on its disk."""
+    (tmp_path / "tiny.yaml").write_text(json.dumps(tiny_raw(micro_batch=8)))
+    monkeypatch.setenv("GANPIPE_STORE", s3_uri)
+    for run_id, home in (("straight", "one"), ("moved", "one")):
+        monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / home))
+        command = ["train", str(tmp_path / "tiny.yaml"), "--run", run_id, "--num-processes", "2"]
+        assert main(command) == 0
+    store = open_store(s3_uri)
+    *_, newest = runs.checkpoints(store, "moved")
+    store.remove(newest.prefix)
+    monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / "two"))
+    assert main(["train", "--resume", "moved", "--num-processes", "2"]) == 0
+    again, straight = (runs.checkpoints(open_store(s3_uri), run_id)[-1] for run_id in ("moved", "straight"))
+    facts = [store.manifest(ref.prefix)["files"]["training.safetensors"] for ref in (again, straight)]
+    assert again.images_seen == newest.images_seen and facts[0] == facts[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +130,26 @@ def test_killed_on_two_ranks_and_resumed(victim: str, store: Store, settings: Se
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours if "running_" not in name)
     assert runs.read_state(store, "killed") == "finished"
+
+
+@pytest.mark.slow
+def test_two_machines_train_one_run(store: Store, settings: Settings, tmp_path: Path) -> None:
+    """Two launchers with a home of their own, one store: the weights are those of two processes of one machine."""
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(tiny_raw(micro_batch=8)))
+    assert start("one", path, settings).wait(300) == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    commands = []
+    for node in (1, 0):  # the one that joins first waits
+        home = settings.model_copy(update={"home": tmp_path / f"node-{node}"})
+        where = ["--nodes", "2", "--node", str(node), "--rendezvous", f"127.0.0.1:{port}"]
+        command = [sys.executable, "-m", "ganpipe", "train", str(path), "--run", "two", *where]
+        commands.append(subprocess.Popen(command, env={**os.environ, **home.to_environment()}, cwd=ROOT))
+    assert [command.wait(300) for command in commands] == [0, 0]
+    ours, theirs = (runs.checkpoints(store, run_id)[-1] for run_id in ("two", "one"))
+    assert all(torch.equal(tensor, weights(store, theirs)[name]) for name, tensor in weights(store, ours).items())
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(settings: Settings) -> None:
