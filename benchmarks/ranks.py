@@ -32,10 +32,10 @@ from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 from ganpipe.train.trainer import Trainer
 
-FOLDER = Path(__file__).parent
-sys.path.append(str(FOLDER.parent / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from photo_crops import cut
 
+FOLDER = Path(__file__).parent
 CONFIG = FOLDER.parent / "configs" / "hw06-dcgan.yaml"
 CROPS = 1000
 SAMPLES = 512
