@@ -82,7 +82,7 @@ def cnn_reader(images: Tensor, labels: Tensor, steps: int = 1500) -> Reader:
 
 
 def cpu_seconds() -> float:
-    """CPU time of the processes that this one has waited for: unlike the clock, it knows nothing of other work."""
+    """CPU time of the processes that this one has waited for; the clock would also measure what else is running."""
     times = os.times()
     return times.children_user + times.children_system
 

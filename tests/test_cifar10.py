@@ -1,4 +1,4 @@
-"""The configs for CIFAR-10 on a local data set of its layout: splits and columns are found by the names that they give."""
+"""The configs for CIFAR-10 on a local data set of its layout, which has the splits and columns that they name."""
 
 from __future__ import annotations
 

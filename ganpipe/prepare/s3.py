@@ -30,7 +30,7 @@ def s3(source: S3Source) -> Found:
                 f"{FIELD}: in {place.uri}, the key {item.key!r} has a part that is empty, `.` or `..`, which names no "
                 "file; rename the object, or remove it"
             )
-        return Stat(item.key, item.size, item.modified_ns, 0, item.etag)
+        return Stat(item.key, item.size, round(item.modified.timestamp() * 1e9), 0, item.etag)
 
     def files() -> Iterator[tuple[str, Callable[[], Stat | str]]]:
         for item in tqdm(place.objects(), desc="listing", unit="object", delay=1, leave=False, disable=None):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import boto3.session
@@ -54,8 +55,8 @@ class S3Listed(NamedTuple):
     """Bytes."""
     etag: str
     """Another one whenever the bytes are others."""
-    modified_ns: int
-    """When it was written, nanoseconds since 1970; servers round it to milliseconds or seconds."""
+    modified: datetime
+    """When it was written, to the second or millisecond."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class S3Place:
                             item["Key"].removeprefix(self.whole_key("")),
                             item["Size"],
                             item["ETag"].strip('"'),
-                            round(item["LastModified"].timestamp() * 1e9),
+                            item["LastModified"],
                         )
 
     def read(self, key: str, etag: str | None = None) -> S3Object | None:
