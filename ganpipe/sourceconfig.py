@@ -86,6 +86,14 @@ class ArchiveSource(FilesSource):
     """The archive. A relative path is relative to the working directory; `~` is the home folder."""
 
 
+class S3Source(FilesSource):
+    """Image files in an S3 bucket, read from there by boto3; endpoint, region and keys are in its variables."""
+
+    name: Literal["s3"] = "s3"
+    uri: str
+    """`s3://bucket/prefix`: what lies under `prefix/` counts as a folder does."""
+
+
 class TableSource(ColumnsSource):
     """Base of the sources whose images are a column, too."""
 
@@ -116,6 +124,6 @@ class HubSource(TableSource):
 
 
 Source = Annotated[
-    DigitsSource | FolderSource | ArchiveSource | ParquetSource | HubSource,
+    DigitsSource | FolderSource | ArchiveSource | S3Source | ParquetSource | HubSource,
     Field(discriminator="name"),
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..sourceconfig import ArchiveSource
 from .columns import METADATA, columns_of_files
+from .files import hidden, no_images
 from .found import MAX_BYTES, SUFFIXES, Contents, Found, Picture, Stat
 
 Wanted = Callable[[str], bool]
@@ -34,7 +35,7 @@ def _load(path: Path, source: ArchiveSource) -> Contents:
     files = dict(_members(path, lambda name: posixpath.basename(name) in METADATA))
     names = [name for name in files if posixpath.splitext(name)[1].lower() in SUFFIXES]
     if not names:
-        raise InputError(f"prepare.source.path: no images in {path}. Image files end in {', '.join(sorted(SUFFIXES))}")
+        raise no_images("prepare.source.path", str(path))
     top = _common_folder(names)
     metadata = {name: files[top + name] for name in METADATA if top + name in files}
     columns = columns_of_files(
@@ -89,7 +90,7 @@ def _zip_members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
                 raise _refused(path, info.filename, "is a link")
             if info.flag_bits & 1:
                 raise _refused(path, info.filename, "is encrypted")
-            if not info.is_dir() and not _hidden(info.filename):
+            if not info.is_dir() and not hidden(info.filename):
                 yield info.filename, opened.read(info) if wanted(posixpath.normpath(info.filename)) else b""
 
 
@@ -99,7 +100,7 @@ def _tar_members(path: Path, wanted: Wanted) -> Iterator[tuple[str, bytes]]:
             _check(path, member.name, member.size)
             if not (member.isreg() or member.isdir()):
                 raise _refused(path, member.name, "is a link" if member.issym() or member.islnk() else "is no file")
-            if member.isreg() and not _hidden(member.name):
+            if member.isreg() and not hidden(member.name):
                 stream = opened.extractfile(member)
                 assert stream is not None
                 yield member.name, stream.read() if wanted(posixpath.normpath(member.name)) else b""
@@ -119,10 +120,6 @@ def _check(path: Path, name: str, size: int) -> None:
         raise _refused(path, name, "is not UTF-8") from error
     if size > MAX_BYTES:
         raise _refused(path, name, f"has more than {MAX_BYTES >> 30} GiB")
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/") if part != ".")
 
 
 def _refused(path: Path, name: str, why: str) -> InputError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from ..config import PrepareConfig
 from ..errors import InputError, WorkFailed
 from .earlier import Earlier
-from .found import MAX_BYTES, Columns, Contents, Picture
+from .found import MAX_BYTES, Columns, Contents, Picture, Remote
 from .images import UnreadableImage, read_image
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,12 @@ CHUNK_BYTES = 8 << 20
 """A chunk, what a process is handed at a time, ends at either limit."""
 CHUNKS_AHEAD = 3
 """Chunks that wait for each process, so that none ever waits for work."""
+READERS = 16
+"""Threads that read pictures from elsewhere: such a one waits most of its time."""
 FEW = 2048
 """Up to so many pictures are decoded in threads: starting processes would take longer than they save."""
 NAMED_FILES = 20
+TOO_LARGE = f"the file has more than {MAX_BYTES >> 30} GiB"
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,12 @@ def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earl
     with (
         spool.open("wb") as stream,
         _workers(contents.count) as (pool, workers),
+        _threads(READERS) as readers,
         tqdm(total=contents.count, desc="decoding", unit="image", delay=1, leave=False, disable=None) as progress,
     ):
-        for chunk in _decoded_in_order(pool, workers, contents.pictures(), config, earlier):
+        most = min(CHUNK_PICTURES, max(1, CHUNK_BYTES // math.prod(shape)))
+        chunks = _read_ahead(readers, _chunks(contents.pictures(), most), earlier)
+        for chunk in _decoded_in_order(pool, workers, chunks, config):
             for picture, pixels, taken in chunk:
                 if isinstance(pixels, str):
                     unreadable.append(f"{picture.name}: {pixels}")
@@ -116,12 +123,42 @@ def _listing(unreadable: list[str]) -> str:
 
 # --- on all cores ------------------------------------------------------------------------------------------------
 
+Known = list[bytes | str | None]
+"""For each picture of a chunk its pixels in an earlier data set, or why it is not read; None: to be decoded."""
 Prepared = tuple[Picture, bytes | str, bool]
 """A picture, its pixels or why there are none, and whether they were taken from an earlier data set."""
 
 
+def _read_ahead(
+    readers: Executor, chunks: Iterator[list[Picture]], earlier: Earlier | None
+) -> Iterator[tuple[list[Picture], Known]]:
+    """Chunks with what is known of them; what is not known and lies elsewhere is read while chunks before it decode."""
+    waiting: deque[tuple[list[Picture], Known, dict[int, Future[bytes]]]] = deque()
+
+    def here() -> tuple[list[Picture], Known]:
+        chunk, known, reads = waiting.popleft()
+        for number, read in reads.items():
+            chunk[number] = chunk[number]._replace(data=read.result())
+        return chunk, known
+
+    for chunk in chunks:
+        known: Known = [earlier.pixels(picture.key) if earlier else None for picture in chunk]
+        reads = {}
+        for number, (picture, pixels) in enumerate(zip(chunk, known, strict=True)):
+            if isinstance(picture.data, Remote) and pixels is None:
+                if picture.data.size > MAX_BYTES:
+                    known[number] = TOO_LARGE
+                else:
+                    reads[number] = readers.submit(picture.data.read)
+        waiting.append((chunk, known, reads))
+        if not reads or len(waiting) > CHUNKS_AHEAD:
+            yield here()
+    while waiting:
+        yield here()
+
+
 def _decoded_in_order(
-    pool: Executor, workers: int, pictures: Iterator[Picture], config: PrepareConfig, earlier: Earlier | None
+    pool: Executor, workers: int, chunks: Iterator[tuple[list[Picture], Known]], config: PrepareConfig
 ) -> Iterator[list[Prepared]]:
     decode_chunk = partial(
         pixels_of,
@@ -130,11 +167,10 @@ def _decoded_in_order(
         crop=config.crop,
         background=config.background,
     )
-    most = min(CHUNK_PICTURES, max(1, CHUNK_BYTES // (config.channels * config.resolution**2)))
-    waiting: deque[tuple[list[Picture], list[bytes | None], Future[list[bytes | str]] | None]] = deque()
+    waiting: deque[tuple[list[Picture], Known, Future[list[bytes | str]] | None]] = deque()
 
     def finished() -> list[Prepared]:
-        chunk, taken, future = waiting.popleft()
+        chunk, known, future = waiting.popleft()
         try:
             new = iter(future.result() if future else ())
         except BrokenExecutor as error:
@@ -144,13 +180,12 @@ def _decoded_in_order(
             ) from error
         return [
             (picture, next(new) if pixels is None else pixels, pixels is not None)
-            for picture, pixels in zip(chunk, taken, strict=True)
+            for picture, pixels in zip(chunk, known, strict=True)
         ]
 
-    for chunk in _chunks(pictures, most):
-        taken = [earlier.pixels(picture.key) if earlier else None for picture in chunk]
-        new = [picture.data for picture, pixels in zip(chunk, taken, strict=True) if pixels is None]
-        waiting.append((chunk, taken, pool.submit(decode_chunk, new) if new else None))
+    for chunk, known in chunks:
+        new = [picture.data for picture, pixels in zip(chunk, known, strict=True) if pixels is None]
+        waiting.append((chunk, known, pool.submit(decode_chunk, new) if new else None))
         if len(waiting) > workers * CHUNKS_AHEAD:
             yield finished()
     while waiting:
@@ -178,7 +213,7 @@ def pixels_of(pictures: Sequence[bytes | str], **rule: object) -> list[bytes | s
 def _pixels_of_one(picture: bytes | str, **rule: object) -> bytes | str:
     try:
         if isinstance(picture, str) and Path(picture).stat().st_size > MAX_BYTES:
-            return f"the file has more than {MAX_BYTES >> 30} GiB"
+            return TOO_LARGE
         data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
         return read_image(data, **rule).tobytes()  # type: ignore[arg-type]
     except UnreadableImage as error:
@@ -192,11 +227,8 @@ def _workers(pictures: int) -> Iterator[tuple[Executor, int]]:
     """Threads, or processes of which none outlives this one or a block that ends in an error, and their number."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if pictures <= FEW:
-        with ThreadPoolExecutor(cores) as threads:
-            try:
-                yield threads, cores
-            finally:
-                threads.shutdown(cancel_futures=True)
+        with _threads(cores) as threads:
+            yield threads, cores
         return
     # Not forked: the threads of torch and of progress bars may hold locks that a fork would never see released.
     context = multiprocessing.get_context("spawn")
@@ -207,6 +239,16 @@ def _workers(pictures: int) -> Iterator[tuple[Executor, int]]:
         except BaseException:
             ours.close()
             raise
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[Executor]:
+    """Threads that begin nothing new once the block has ended."""
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            yield threads
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def _begin_worker(parent: Connection) -> None:

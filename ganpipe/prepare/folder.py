@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ..errors import InputError
 from ..sourceconfig import FolderSource
-from .columns import METADATA, columns_of_files
-from .found import SUFFIXES, Contents, Found, Picture, Stat
+from .files import found_files
+from .found import Found, Stat
 
-log = logging.getLogger(__name__)
+FIELD = "prepare.source.path"
 
 
 def folder(source: FolderSource) -> Found:
@@ -22,38 +21,18 @@ def folder(source: FolderSource) -> Found:
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         other = "; for an archive, set prepare.source.name to `archive`" if root.is_file() else ""
-        raise InputError(f"prepare.source.path: {source.path} {what} ({root}); name a folder of images{other}")
-    with_metadata = bool(source.label_column or source.caption_column)
-    images, metadata, others = [], [], Counter[str]()
+        raise InputError(f"{FIELD}: {source.path} {what} ({root}); name a folder of images{other}")
+
+    def stat(name: str, entry: os.DirEntry[str]) -> Stat | str:
+        if entry.is_symlink() and not _links_inside(entry, root):
+            return "links to elsewhere"
+        return Stat.of(name, entry.stat())
+
     try:
-        for name, entry in _walk(root):
-            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path per file costs more than the walk)
-            if name in METADATA and with_metadata:
-                metadata.append(Stat.of(name, entry.stat()))
-            elif suffix not in SUFFIXES:
-                others[suffix or "no suffix"] += 1
-            elif entry.is_symlink() and not _links_inside(entry, root):
-                others["links to elsewhere"] += 1
-            else:
-                images.append(Stat.of(name, entry.stat()))
+        files = ((name, partial(stat, name, entry)) for name, entry in _walk(root))
+        return found_files(files, source, FIELD, str(root), lambda stat: (root / stat.name).read_bytes())
     except OSError as error:
-        raise InputError(f"prepare.source.path: {error.filename} cannot be read: {error.strerror}") from error
-    left_out = ", ".join(f"{kind}: {count:,}" for kind, count in others.most_common(8))
-    if not images:
-        rest = f"; it holds other files ({left_out})" if left_out else ""
-        raise InputError(
-            f"prepare.source.path: no images in {root}{rest}. Image files end in {', '.join(sorted(SUFFIXES))}"
-        )
-    if others:
-        log.info("%s: left out %s files that are no images by name (%s)", root, f"{others.total():,}", left_out)
-    images.sort(key=lambda stat: stat.name)
-
-    def load(work: Path) -> Contents:
-        names, beside = ([stat.name for stat in stats] for stats in (images, metadata))
-        columns = columns_of_files(names, source, str(root), beside, lambda name: (root / name).read_bytes())
-        return Contents(len(images), lambda: (Picture.of_file(f"{root}/{stat.name}", stat) for stat in images), columns)
-
-    return Found(place=str(root), stats=(*images, *metadata), load=load)
+        raise InputError(f"{FIELD}: {error.filename} cannot be read: {error.strerror}") from error
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -69,7 +48,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
                     name = prefix + entry.name
                     name.encode()
                 except UnicodeEncodeError as error:
-                    raise InputError(f"prepare.source.path: the name {name!r} is not UTF-8; rename it") from error
+                    raise InputError(f"{FIELD}: the name {name!r} is not UTF-8; rename it") from error
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append((f"{name}/", entry.path))
                 elif entry.is_file() or entry.is_symlink():

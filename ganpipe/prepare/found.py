@@ -16,16 +16,32 @@ MAX_BYTES = 1 << 30
 
 
 class Stat(NamedTuple):
-    """What the file system says of a file. Any change of its bytes changes ctime, whatever else is restored."""
+    """What is known of a file without reading it.
+
+    Any change of its bytes changes ctime, which only file systems have, or the ETag, which only S3 has.
+    """
 
     name: str
     size: int
     mtime_ns: int
     ctime_ns: int
+    etag: str = ""
 
     @classmethod
     def of(cls, name: str, stat: os.stat_result) -> Stat:
         return cls(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """The bytes of an image file that is elsewhere."""
+
+    size: int
+    read: Callable[[], bytes]
+    """Called by one of several threads, and only when the bytes are needed. Raises InputError and WorkFailed."""
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class Picture(NamedTuple):
@@ -33,8 +49,8 @@ class Picture(NamedTuple):
 
     name: str
     """For messages."""
-    data: bytes | str
-    """The bytes of an image file, or the path of a local one."""
+    data: bytes | str | Remote
+    """The bytes of an image file, or where they are: the path of a local one, or elsewhere."""
     key: bytes
     """32 bytes: equal keys of one source mean equal bytes, also from one night to the next."""
 
@@ -43,8 +59,10 @@ class Picture(NamedTuple):
         return cls(name, data, hashlib.sha256(data).digest())
 
     @classmethod
-    def of_file(cls, path: str, stat: Stat) -> Picture:
-        return cls(path, path, hashlib.sha256(repr(tuple(stat)).encode()).digest())
+    def of_file(cls, path: str, stat: Stat, read: Callable[[], bytes] | None = None) -> Picture:
+        """`read` is for files that are elsewhere; `path` is then only their name."""
+        data = path if read is None else Remote(stat.size, read)
+        return cls(path, data, hashlib.sha256(repr(tuple(stat)).encode()).digest())
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Entry(BaseModel):
 
     format: Literal[1] = FORMAT
     stats_sha256: str
-    """Over name, size, mtime and ctime of every file of the source."""
+    """Over what is known of every file of the source without reading it; see `Stat`."""
     digest: str
     """The data set that they were prepared to."""
     skipped: int

@@ -11,6 +11,7 @@ from .archive import archive
 from .digits import digits
 from .folder import folder
 from .found import Found
+from .s3 import s3
 from .tables import hub, parquet
 
 CLOCK_TICK_SECONDS = 0.02
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[[Any], Found]] = {
     "digits": digits,
     "folder": folder,
     "archive": archive,
+    "s3": s3,
     "parquet": parquet,
     "hub": hub,
 }

@@ -1,54 +1,25 @@
-"""Stores in an S3 bucket.
-
-Endpoint, region and keys come from boto3's own variables (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, ...).
-"""
+"""Stores in an S3 bucket."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import boto3.session
-from boto3.s3.transfer import TransferConfig, create_transfer_manager
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from ..errors import InputError, WorkFailed
-from .base import (
-    MANIFEST,
-    TRANSFER_THREADS,
-    Conflict,
-    CorruptObject,
-    ObjectInfo,
-    Store,
-    check_key,
-    in_parallel,
-    transfer,
-)
+from .base import MANIFEST, Conflict, CorruptObject, ObjectInfo, Store, check_key, in_parallel, transfer
 from .cache import Cache
-from .s3errors import ERRORS, endpoint_variable, explained, without_secrets
+from .s3errors import endpoint_variable
+from .s3place import S3Object, S3Place, error_code
 
-SCHEME = "s3://"
-BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]{2,62}"
 STAGING = ".staging"
 """Where the server is tried out; no list shows it."""
-CONNECT_SECONDS = 5
-READ_SECONDS = 30
-ATTEMPTS = 4
-"""Of one request; boto3 waits between them, 7 s at most in all."""
-PART_BYTES = 16 << 20
-PART_THREADS = 16
-"""Parts and files in transfer at the same time."""
 WRITE_TRIES = 20
 WRITER = "ganpipe-write"
 """Metadata that tells whose write a racing one sees."""
@@ -57,32 +28,12 @@ _probed: set[tuple[str, str]] = set()
 _probing = threading.Lock()
 
 
-@dataclass(frozen=True)
-class _Connection:
-    """Clients do not survive a fork, so each process has its own."""
-
-    pid: int
-    client: Any
-    transfers: Any
-    endpoint: str
-
-
-@dataclass(frozen=True)
-class _Object:
-    data: bytes
-    etag: str
-    writer: str | None
-
-
-class S3Store(Store):
+class S3Store(S3Place, Store):
     """A prefix of a bucket, with a cache on this machine for the files of published folders."""
 
     def __init__(self, uri: str, cache: Cache):
-        self.bucket, self.prefix = _bucket_and_prefix(uri)
-        self.uri = f"{SCHEME}{self.bucket}/{self.prefix}".removesuffix("/")
+        super().__init__(uri, "GANPIPE_STORE")
         self.cache = cache
-        self._connecting = threading.Lock()
-        self._connection: _Connection | None = None
 
     # --- single objects ------------------------------------------------------------------------------------------
 
@@ -106,7 +57,7 @@ class S3Store(Store):
         self._require_conditional_writes()
         for attempt in range(WRITE_TRIES):
             found = self._get(key)
-            if found is not None and found.writer == writer:  # it was done, and the answer got lost
+            if found is not None and found.metadata.get(WRITER) == writer:  # it was done, and the answer got lost
                 return
             if (found.data if found else None) != expected:
                 raise Conflict(f"{self.uri}/{key} was changed by somebody else in the meantime; try again")
@@ -120,14 +71,9 @@ class S3Store(Store):
         raise WorkFailed(f"{self.uri}/{key} could not be written in {WRITE_TRIES} tries; try again")
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        top = self._name(prefix) if prefix else self.prefix
-        with self._explained(prefix):
-            pages = self._connected().client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=f"{top}/" if top else ""):
-                for item in page.get("Contents", []):
-                    key = item["Key"].removeprefix(f"{self.prefix}/") if self.prefix else item["Key"]
-                    if not key.endswith("/") and not key.startswith(f"{STAGING}/"):  # / ends a console's "folder"
-                        yield ObjectInfo(key=key, size=item["Size"])
+        for item in self.objects(_checked(prefix) if prefix else ""):
+            if not item.key.startswith(f"{STAGING}/"):
+                yield ObjectInfo(key=item.key, size=item.size)
 
     def remove(self, prefix: str) -> None:
         self._delete(f"{prefix}/{MANIFEST}")
@@ -135,24 +81,8 @@ class S3Store(Store):
         for _ in in_parallel(self._delete, [item.key for item in self.list(prefix)]):
             pass
 
-    def _get(self, key: str) -> _Object | None:
-        place = self._place(key)
-        with self._explained(key):
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    answer = self._connected().client.get_object(**place)
-                except ClientError as error:
-                    if _code(error) == "NoSuchKey":
-                        return None
-                    raise
-                try:
-                    data = answer["Body"].read()
-                except BotoCoreError:  # boto3 itself repeats requests only
-                    if attempt == ATTEMPTS:
-                        raise
-                else:
-                    return _Object(data, answer["ETag"].strip('"'), answer["Metadata"].get(WRITER))
-        raise AssertionError("the last attempt returns or raises")
+    def _get(self, key: str) -> S3Object | None:
+        return self.read(_checked(key))
 
     def _delete(self, key: str) -> None:
         place = self._place(key)
@@ -192,7 +122,7 @@ class S3Store(Store):
                 try:
                     self._connected().transfers.download(self.bucket, name, str(path)).result()
                 except ClientError as error:
-                    if _code(error) in ("404", "NoSuchKey"):
+                    if error_code(error) in ("404", "NoSuchKey"):
                         raise FileNotFoundError(f"{self.uri}/{key} does not exist") from error
                     raise
 
@@ -203,26 +133,10 @@ class S3Store(Store):
 
     def _name(self, key: str) -> str:
         """The object's whole key in the bucket."""
-        return f"{self.prefix}/{PurePosixPath(check_key(key))}".removeprefix("/")
+        return self.whole_key(_checked(key))
 
     def _place(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._name(key)}
-
-    def _connected(self) -> _Connection:
-        with self._connecting:
-            if self._connection is None or self._connection.pid != os.getpid():
-                self._connection = _connect(self.uri)
-            return self._connection
-
-    @contextmanager
-    def _explained(self, key: str, but: tuple[str, ...] = ()) -> Iterator[None]:
-        """Speaks of what went wrong, save for answers whose status begins like one of `but`."""
-        try:
-            yield
-        except ERRORS as error:
-            if isinstance(error, ClientError) and _status(error).startswith(but or ("none",)):
-                raise
-            raise explained(error, f"{self.uri}/{key}".removesuffix("/"), self._connected().endpoint) from error
 
     def _require_conditional_writes(self) -> None:
         """Raises InputError when the server lets a writer win who should not; each process asks once."""
@@ -264,44 +178,5 @@ class S3Store(Store):
         return tuple(name for name, well in honoured.items() if not well)
 
 
-def _bucket_and_prefix(uri: str) -> tuple[str, str]:
-    bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
-    parts = [part for part in prefix.split("/") if part]
-    if not uri.startswith(SCHEME) or not re.fullmatch(BUCKET, bucket) or {".", ".."} & {*parts}:
-        raise InputError(f"{uri!r} is not an S3 store: set GANPIPE_STORE to s3://bucket/prefix")
-    return bucket, "/".join(parts)
-
-
-def _connect(uri: str) -> _Connection:
-    config = Config(
-        signature_version="s3v4",
-        s3={"addressing_style": "path"},
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=PART_THREADS + 2 * TRANSFER_THREADS,
-    )
-    try:
-        client = boto3.session.Session().client("s3", config=config)
-    except ValueError as error:
-        raise InputError(f"{uri}: {endpoint_variable()} is no address of a server: {error}") from error
-    except ERRORS as error:
-        raise explained(error, uri, "the S3 server") from error
-    parts = TransferConfig(
-        multipart_threshold=2 * PART_BYTES,
-        multipart_chunksize=PART_BYTES,
-        max_concurrency=PART_THREADS,
-        preferred_transfer_client="classic",
-    )
-    endpoint = without_secrets(client.meta.endpoint_url)
-    return _Connection(os.getpid(), client, create_transfer_manager(client, parts), endpoint)
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _status(error: ClientError) -> str:
-    return str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+def _checked(key: str) -> str:
+    return str(PurePosixPath(check_key(key)))

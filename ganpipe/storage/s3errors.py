@@ -20,13 +20,10 @@ ERRORS = (BotoCoreError, ClientError, Boto3Error, ResponseParserError, RetriesEx
 AWAY = (boto.ConnectionError, boto.HTTPClientError, boto.IncompleteReadError, RetriesExceededError)
 NO_KEYS = (boto.NoCredentialsError, boto.PartialCredentialsError)
 
-DENIED = (
-    "these keys (AWS_ACCESS_KEY_ID) may not do that; let them list, read, write and delete there, or set GANPIPE_STORE "
-    "to a place where they may"
-)
+DENIED = "these keys (AWS_ACCESS_KEY_ID) may not do that ({operation}); allow it, or set {setting} to where they may"
 ANOTHER_REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to it"
 EXPIRED = "the session of these keys is over; renew AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
-FULL = "the server takes no more data; free some space there, or move GANPIPE_STORE"
+FULL = "the server takes no more data; free some space there, or move {setting}"
 
 WRONG_INPUT = {
     "InvalidAccessKeyId": "the server does not know these keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -35,8 +32,8 @@ WRONG_INPUT = {
     "ExpiredToken": EXPIRED,
     "AccessDenied": DENIED,
     "403": DENIED,
-    "NoSuchBucket": "there is no such bucket; make it, or set GANPIPE_STORE to one that is there",
-    "InvalidBucketName": "no bucket can have such a name; set GANPIPE_STORE to s3://bucket/prefix",
+    "NoSuchBucket": "there is no such bucket; make it, or set {setting} to one that is there",
+    "InvalidBucketName": "no bucket can have such a name; set {setting} to s3://bucket/prefix",
     "AuthorizationHeaderMalformed": ANOTHER_REGION,
     "PermanentRedirect": ANOTHER_REGION,
 }
@@ -45,16 +42,19 @@ WRONG_INPUT = {
 CANNOT = {"QuotaExceeded": FULL, "EntityTooLarge": FULL, "InsufficientCapacity": FULL}
 
 
-def explained(error: Exception, place: str, endpoint: str) -> GanpipeError:
-    """The error as one sentence: InputError for what a setting mends, WorkFailed for what may go better later."""
+def explained(error: Exception, place: str, endpoint: str, setting: str) -> GanpipeError:
+    """The error as one sentence: InputError for what a setting mends, WorkFailed for what may go better later.
+
+    `setting` is where the address of `place` stands.
+    """
     if isinstance(error, ClientError):
-        return _of_answer(error, place, endpoint)
+        return _of_answer(error, place, endpoint, setting)
     if isinstance(error, NO_KEYS):
         return InputError(f"{place}: there are no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, boto.ProfileNotFound):
         return InputError(f"{place}: {error}; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, boto.ParamValidationError):
-        return InputError(f"{place} cannot be an S3 address; set GANPIPE_STORE to s3://bucket/prefix")
+        return InputError(f"{place} cannot be an S3 address; set {setting} to s3://bucket/prefix")
     if isinstance(error, ResponseParserError):
         return _no_s3(place, endpoint)
     if isinstance(error, boto.SSLError):
@@ -66,12 +66,13 @@ def explained(error: Exception, place: str, endpoint: str) -> GanpipeError:
     return WorkFailed(f"{place}: {error}")
 
 
-def _of_answer(error: ClientError, place: str, endpoint: str) -> GanpipeError:
+def _of_answer(error: ClientError, place: str, endpoint: str, setting: str) -> GanpipeError:
     code, message = (error.response.get("Error", {}).get(name) or "" for name in ("Code", "Message"))
+    words = {"setting": setting, "operation": error.operation_name}
     if code in WRONG_INPUT:
-        return InputError(f"{place}: {WRONG_INPUT[code]}")
+        return InputError(f"{place}: {WRONG_INPUT[code].format(**words)}")
     if code in CANNOT:
-        return WorkFailed(f"{place}: {CANNOT[code]}")
+        return WorkFailed(f"{place}: {CANNOT[code].format(**words)}")
     if code == "RequestTimeTooSkewed":
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         return WorkFailed(

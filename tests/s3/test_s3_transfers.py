@@ -17,7 +17,8 @@ from s3_server import BUCKET, Server
 
 from ganpipe.errors import WorkFailed
 from ganpipe.storage import open_store
-from ganpipe.storage.s3 import PART_BYTES, S3Store
+from ganpipe.storage.s3 import S3Store
+from ganpipe.storage.s3place import PART_BYTES
 
 
 def until(condition: Callable[[], Any], seconds: float = 30) -> None:
