@@ -47,9 +47,9 @@ class FileStore(Store):
         temporary = self._staging(target) / uuid.uuid4().hex
         try:
             yield temporary
-            _fsync(temporary)
+            fsync(temporary)
             temporary.replace(target)
-            _fsync(target.parent)
+            fsync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -91,15 +91,15 @@ class FileStore(Store):
                 copy = staging / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-                _fsync(copy)
+                fsync(copy)
             (staging / MANIFEST).write_bytes(manifest)
-            _fsync(staging / MANIFEST)
-            _fsync(staging)
+            fsync(staging / MANIFEST)
+            fsync(staging)
             with self._locked(target), scratch_folder(self._staging(target)) as before:
                 if target.exists():
                     target.rename(before / target.name)
                 staging.rename(target)
-            _fsync(target.parent)
+            fsync(target.parent)
 
     def _copies(self, key: str, sha256: str, size: int) -> Iterator[Path]:
         path = self._path(key)
@@ -175,7 +175,8 @@ def _is_nobodys(folder: Path) -> bool:
     return True
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """What was written to the file, or changed in the folder, is on the disk when this returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

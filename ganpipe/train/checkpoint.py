@@ -9,7 +9,6 @@ progress.json           images_seen, updates, seconds, versions, threads
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..runs import checkpoint_name
 from ..storage import Store
 
 FORMAT = 1
+PROGRESS = "progress.json"
 
 
 class Progress(BaseModel):
@@ -44,44 +44,28 @@ Sections = dict[str, dict[str, Tensor]]
 """Named groups of named tensors: networks, optimizers, recipe state."""
 
 
-def save_checkpoint(
-    store: Store,
-    run_id: str,
-    generator_file: Path,
-    training: Sections,
-    rank_state: dict[str, Tensor],
-    progress: Progress,
-) -> CheckpointRef:
-    """Publish a checkpoint; it is there whole or not at all."""
-    prefix = f"runs/{run_id}/checkpoints/{checkpoint_name(progress.images_seen)}"
-    with tempfile.TemporaryDirectory(dir=generator_file.parent) as name:
-        folder = Path(name)
-        generator_file.rename(folder / "generator.safetensors")
-        flat = {
-            f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()
-        }
-        save_file(flat, folder / "training.safetensors")
-        save_file({key: _plain(tensor) for key, tensor in rank_state.items()}, folder / "rank-00000.safetensors")
-        facts = {
-            **progress.model_dump(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "ganpipe": __version__,
-        }
-        (folder / "progress.json").write_text(json.dumps(facts, indent=1))
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "kind": "checkpoint",
-            "run_id": run_id,
-            "images_seen": progress.images_seen,
-        }
-        complete = store.publish(prefix, folder, manifest)
-    return CheckpointRef(
-        run_id=run_id,
-        images_seen=progress.images_seen,
-        prefix=prefix,
-        generator_sha256=complete["files"]["generator.safetensors"]["sha256"],
-    )
+def write_checkpoint(folder: Path, training: Sections, rank_state: dict[str, Tensor], progress: Progress) -> None:
+    """Write a checkpoint's files into a local folder, beside `generator.safetensors`."""
+    flat = {f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()}
+    save_file(flat, folder / "training.safetensors")
+    save_file({key: _plain(tensor) for key, tensor in rank_state.items()}, folder / "rank-00000.safetensors")
+    facts = {
+        **progress.model_dump(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "ganpipe": __version__,
+    }
+    (folder / PROGRESS).write_text(json.dumps(facts, indent=1))
+
+
+def publish_checkpoint(store: Store, run_id: str, folder: Path) -> CheckpointRef:
+    """Take what `write_checkpoint` wrote to the store; it is there whole or not at all."""
+    images_seen = json.loads((folder / PROGRESS).read_text())["images_seen"]
+    prefix = f"runs/{run_id}/checkpoints/{checkpoint_name(images_seen)}"
+    manifest = {"format": FORMAT, "kind": "checkpoint", "run_id": run_id, "images_seen": images_seen}
+    files = store.publish(prefix, folder, manifest)["files"]
+    sha256 = files["generator.safetensors"]["sha256"]
+    return CheckpointRef(run_id=run_id, images_seen=images_seen, prefix=prefix, generator_sha256=sha256)
 
 
 def load_checkpoint(
@@ -98,7 +82,7 @@ def load_checkpoint(
     for key, tensor in load_file(files["training.safetensors"]).items():
         group, name = key.split("/", 1)
         sections.setdefault(group, {})[name] = tensor
-    facts = json.loads(files["progress.json"].read_text())
+    facts = json.loads(files[PROGRESS].read_text())
     return sections, load_file(files["rank-00000.safetensors"]), load_file(files["generator.safetensors"]), facts
 
 

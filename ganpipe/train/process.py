@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .. import __version__
 from ..config import RunConfig
-from ..errors import InputError, Interrupted
+from ..errors import GanpipeError, InputError, Interrupted, of_the_disk
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
+from ..quiet import set_up_logging
 from ..refs import CheckpointRef
-from ..runs import RunRecord, checkpoints, open_run, write_state
+from ..runs import RunRecord, RunState, checkpoints, open_run, write_state
 from ..settings import Settings
 from ..storage import Store, open_store
+from .runlog import run_log
 from .trainer import Trainer
+from .upload import SPOOL, StillWaiting
+
+log = logging.getLogger(__name__)
 
 
 class TrainRequest(BaseModel):
@@ -36,32 +45,49 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     record, config = open_run(store, run_id)
     work = settings.home / "work" / run_id
     work.mkdir(parents=True, exist_ok=True)
-    with alone(work, run_id):
+    with alone(work, run_id), run_log(store, run_id, work):
         _tidy(work)
         write_state(store, run_id, "running")
         try:
             newest = _fit(config, record, store, work, stop)
+        except StillWaiting:  # the store is away, and the run is no more over than before
+            raise
         except Interrupted as interruption:
-            write_state(store, run_id, "interrupted", str(interruption))
+            _end_state(store, run_id, "interrupted", str(interruption))
             raise
         except Exception as error:
-            write_state(store, run_id, "failed", str(error) or type(error).__name__)
+            _end_state(store, run_id, "failed", str(of_the_disk(error) or error) or type(error).__name__)
             raise
         write_state(store, run_id, "finished")
+        log.info("training ends at %.3f kimg", newest.images_seen / 1000)
     return newest
 
 
 def _fit(config: RunConfig, record: RunRecord, store: Store, work: Path, stop: StopSignal) -> CheckpointRef:
     trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work)
+    log.info(
+        "training %s: %s, seed %s, on %s with %d threads, torch %s, ganpipe %s",
+        record.run_id, config.gan.name, config.train.seed, trainer.device, torch.get_num_threads(), torch.__version__,
+        __version__,
+    )  # fmt: skip
+    trainer.uploads.catch_up()
     if record.start_checkpoint is not None and not checkpoints(store, record.run_id):
         trainer.warm_start(record.start_checkpoint)
     return trainer.fit(stop)
 
 
+def _end_state(store: Store, run_id: str, state: RunState, detail: str) -> None:
+    """What ended the training is what is raised, whether or not the store hears of it."""
+    try:
+        write_state(store, run_id, state, detail)
+    except (GanpipeError, OSError) as error:
+        log.warning("that run %s is %s could not be recorded: %s", run_id, state, error)
+
+
 def _tidy(work: Path) -> None:
-    """Remove the half-made checkpoints that a killed process left; nobody else is at work here."""
+    """Remove what a killed process left half-made; nobody else is at work here. Snapshots that wait stay."""
     for path in work.iterdir():
-        if path.is_dir():
+        if path.is_dir() and path.name != SPOOL:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -77,4 +103,6 @@ def alone(work: Path, run_id: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    child_main(train)
+    set_up_logging()
+    with logging_redirect_tqdm([logging.getLogger("ganpipe")]):
+        child_main(train)
