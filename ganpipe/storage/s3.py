@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,6 +31,7 @@ from .base import (
     TRANSFER_THREADS,
     Conflict,
     CorruptObject,
+    Leftover,
     ObjectInfo,
     Store,
     check_key,
@@ -127,13 +130,26 @@ class S3Store(Store):
                 for item in page.get("Contents", []):
                     key = item["Key"].removeprefix(f"{self.prefix}/") if self.prefix else item["Key"]
                     if not key.endswith("/") and not key.startswith(f"{STAGING}/"):  # / ends a console's "folder"
-                        yield ObjectInfo(key=key, size=item["Size"])
+                        yield ObjectInfo(key=key, size=item["Size"], modified=item["LastModified"])
 
     def remove(self, prefix: str) -> None:
         self._delete(f"{prefix}/{MANIFEST}")
         self._delete(prefix)
         for _ in in_parallel(self._delete, [item.key for item in self.list(prefix)]):
             pass
+
+    def leftovers(self, before: datetime) -> Iterator[Leftover]:
+        """Uploads in parts that nobody completed: stored, and paid for, until they are aborted."""
+        client, here = self._connected().client, f"{self.prefix}/" if self.prefix else ""
+        with self._explained(""):
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=here):
+                for upload in page.get("Uploads", []):
+                    which = {"Bucket": self.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    if upload["Initiated"] < before:
+                        parts = client.get_paginator("list_parts").paginate(**which)
+                        size = sum(part["Size"] for listed in parts for part in listed.get("Parts", []))
+                        abort = partial(client.abort_multipart_upload, **which)
+                        yield Leftover(f"{upload['Key'].removeprefix(here)} (parts of an upload)", size, abort)
 
     def _get(self, key: str) -> _Object | None:
         place = self._place(key)

@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import InputError
 from ..refs import CheckpointRef
-from ..runs import checkpoint_name
+from ..runs import checkpoint_name, checkpoints
 from ..storage import Store
 
 FORMAT = 1
@@ -71,8 +71,18 @@ def publish_checkpoint(store: Store, run_id: str, folder: Path) -> CheckpointRef
 def load_checkpoint(
     store: Store, ref: CheckpointRef
 ) -> tuple[Sections, dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
-    """(training sections, this rank's recipe state, moving average, progress facts) of a checkpoint, verified."""
-    manifest = store.manifest(ref.prefix)
+    """(training sections, this rank's recipe state, moving average, progress facts) of a checkpoint, verified.
+
+    Raises InputError when it was removed.
+    """
+    try:
+        manifest = store.manifest(ref.prefix)
+    except FileNotFoundError as error:
+        left = ", ".join(there.prefix.rpartition("/")[2] for there in checkpoints(store, ref.run_id)) or "none"
+        raise InputError(
+            f"{store.uri}/{ref.prefix} was removed, so nothing can start from it; of run {ref.run_id} there is {left}. "
+            f"Begin a new run from one that is there (train.start_from: {ref.run_id} takes its newest)"
+        ) from error
     if manifest.get("format") != FORMAT or manifest.get("kind") != "checkpoint":
         raise InputError(
             f"{store.uri}/{ref.prefix} has format {manifest.get('format')}; this version reads format {FORMAT}"

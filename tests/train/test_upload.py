@@ -43,11 +43,17 @@ def train(run_id: str) -> None:
 
 
 def test_a_store_that_comes_back_gets_everything(
-    digits: Dataset, store: Store, caplog: pytest.LogCaptureFixture
+    digits: Dataset, store: Store, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin("run", digits, store)
     obstacle = blocked(store, "run")
-    threading.Timer(6, obstacle.unlink).start()
+
+    def come_back() -> None:
+        while spooled(settings, "run") != NAMES:
+            time.sleep(0.05)
+        obstacle.unlink()
+
+    threading.Thread(target=come_back, daemon=True).start()
     train("run")
     assert names(store, "run") == NAMES
     assert len([record for record in caplog.records if "Training goes on" in record.message]) == 1
@@ -63,7 +69,7 @@ def test_what_waits_is_uploaded_by_resume_and_equals_a_run_without_trouble(
     begin("run", digits, store)
     obstacle = blocked(store, "run")
     monkeypatch.setattr(upload, "PATIENCE_SECONDS", 0.5)
-    with pytest.raises(upload.StillWaiting, match="3 checkpoints wait in .*/work/run/spool; `ganpipe train --resume"):
+    with pytest.raises(upload.StillWaiting, match=r"3 checkpoints wait in .*/work/run/spool; `ganpipe train --resume"):
         train("run")
     assert names(store, "run") == [] and spooled(settings, "run") == NAMES
     assert runs.read_state(store, "run") == "running", "it is not over"
@@ -149,13 +155,13 @@ def test_a_full_disk_ends_the_training_with_what_was_complete(
             Path("/dev/full").write_text("x")
         fsync(path)
 
-    monkeypatch.setattr(upload, "fsync", onto_a_full_disk)
-    with pytest.raises(OSError) as raised:
-        train("run")
+    with monkeypatch.context() as full:
+        full.setattr(upload, "fsync", onto_a_full_disk)
+        with pytest.raises(OSError) as raised:
+            train("run")
     assert "No space left on device" in str(of_the_disk(raised.value))
     assert names(store, "run") == NAMES[:1] and spooled(settings, "run") == []
     assert "GANPIPE_HOME" in json.loads(store.read_bytes("runs/run/state.json"))["detail"]
-    monkeypatch.undo()
     train("run")
     assert names(store, "run") == NAMES
 
