@@ -21,6 +21,7 @@ from ganpipe.config import RunConfig, load_config
 from ganpipe.night import new_record
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef, DatasetRef
+from ganpipe.runs import checkpoints
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 from ganpipe.train.trainer import Trainer
@@ -39,7 +40,11 @@ def untrained(config: RunConfig, dataset: DatasetRef, settings: Settings, work: 
     """A checkpoint of the generator as it begins."""
     store = open_store(settings.store)
     work.mkdir()
-    return Trainer(config, Dataset.open(store, dataset.digest), work.name, store, work).snapshot()
+    trainer = Trainer(config, Dataset.open(store, dataset.digest), work.name, store, work)
+    with trainer.uploads:
+        trainer.snapshot()
+    (checkpoint,) = checkpoints(store, work.name)
+    return checkpoint
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,10 @@ def measure(request: dict[str, Any], _: StopSignal) -> Speeds:
     trainer = Trainer(config, dataset, RUN, store, settings.local_folder("work", RUN), ranks)
     for _ in range(2):
         trainer.step()
-    if not checkpoints(store, RUN):
-        trainer.snapshot()
+    if not ranks.from_main(lambda: checkpoints(store, RUN)):
+        with trainer.uploads if ranks.is_main else nullcontext():
+            trainer.snapshot()
+        ranks.any(False)  # nobody reads it before it is there
     clock = time.perf_counter()
     for _ in range(request["steps"]):
         trainer.step()

@@ -94,6 +94,26 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--out", metavar="PATH", required=True, help="x.png: one grid; otherwise a folder of PNGs")
 
     command("runs", commands.runs, "list the runs of the store")
+
+    added = command("compare", commands.compare, "runs side by side: what they are, and how they score")
+    added.add_argument("runs", metavar="RUN", nargs="+", help="two runs or more")
+
+    added = command("logs", commands.logs, "what happened in a run")
+    added.add_argument("run", metavar="RUN")
+    added.add_argument("--follow", action="store_true", help="until its training ends, or Ctrl-C")
+
+    added = command("pull", commands.pull, "all of a model that is needed elsewhere, as files")
+    added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, or a run's id")
+    added.add_argument("--out", metavar="DIR", required=True, help="a new folder")
+
+    added = command("gc", commands.gc, "remove checkpoints beyond register.keep, and what killed writers left")
+    added.add_argument("--dry-run", action="store_true", help="only list it")
+    for kind in ("last", "best"):
+        meaning = f"how many of the {kind} checkpoints stay, in runs whose register.keep is null"
+        added.add_argument(f"--keep-{kind}", metavar="N", type=_positive, help=meaning)
+
+    meaning = "whether all is there that a night needs, and how to mend what is not; exits with 2 for a problem"
+    of_config(command("doctor", commands.doctor, meaning), needed=False)
     command("ui", commands.ui, "serve MLflow's pages on this machine").add_argument("--port", type=int, default=5000)
     return parser
 
@@ -128,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_to_ourselves(settings)
         with contextlib.redirect_stdout(sys.stderr):
             outcome = args.function(args, settings)
+        _tell(outcome, as_json)
     except GanpipeError as error:
         return _failed(str(error), error.exit_code, as_json)
     except KeyboardInterrupt:
@@ -139,12 +160,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _failed(str(told), told.exit_code, as_json)
         traceback.print_exc()
         return _failed(f"{type(error).__name__}: {error}", 1, as_json)
+    return outcome.exit_code
+
+
+def _tell(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         result = outcome.result
         say(json.dumps(result) if isinstance(result, dict) else result.model_dump_json())
-    else:
+    elif isinstance(outcome.text, str):
         say(outcome.text)
-    return outcome.exit_code
+    else:
+        for line in outcome.text:
+            say(line)
 
 
 def _terminate(_number: int, _frame: object) -> None:

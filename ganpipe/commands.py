@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,8 +37,8 @@ class Outcome:
 
     result: BaseModel | dict[str, Any]
     """For `--json`."""
-    text: str
-    """For people."""
+    text: str | Iterable[str]
+    """For people; lines that come one by one."""
     exit_code: int = 0
 
 
@@ -237,18 +238,76 @@ def _exit_code(decision: Decision) -> int:
 
 
 def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .night import aligned
     from .runs import list_runs
     from .storage import open_store
 
     store = open_store(settings.store)
     listed = [summary.model_dump(mode="json") for summary in list_runs(store)]
-    lines = [
-        f"{entry['run_id']}  {entry['state']}"
-        + ("" if entry["kimg"] is None else f", {entry['kimg']:g} kimg")
-        + (", evaluated" if entry["evaluated"] else "")
+    rows = [
+        [
+            entry["run_id"],
+            entry["state"],
+            "-" if entry["kimg"] is None else f"{entry['kimg']:g} kimg",
+            "-" if entry["best"] is None else f"{entry['metric']} {float(entry['best']):.4g}",
+        ]
         for entry in listed
     ]
-    return Outcome({"runs": listed}, "\n".join(lines) or f"no runs in {store.uri}")
+    header = ["run", "state", "trained", "best"]
+    return Outcome({"runs": listed}, "\n".join(aligned([header, *rows])) if rows else f"no runs in {store.uri}")
+
+
+def compare(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .compare import comparison, readable
+    from .storage import open_store
+
+    if len(set(args.runs)) < 2:
+        raise InputError("name two runs or more; `ganpipe runs` lists them")
+    result = comparison(open_store(settings.store), list(dict.fromkeys(args.runs)))
+    return Outcome(result, readable(result), InputError.exit_code if result["refused"] else 0)
+
+
+def logs(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .logs import follow, history, readable
+    from .storage import open_store
+
+    store = open_store(settings.store)
+    found = history(store, args.run, settings)
+    return Outcome(found, follow(store, args.run, settings) if args.follow else readable(found))
+
+
+def pull(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .pull import pull
+
+    result = pull(args.model, Path(args.out).expanduser(), settings)
+    return Outcome(result, f"{result['checkpoint']}: {', '.join(result['files'])} in {result['path']}")
+
+
+def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .config import KeepConfig
+    from .gc import find_garbage
+    from .storage import open_store
+
+    given = {name: value for name in ("last", "best") if (value := getattr(args, f"keep_{name}")) is not None}
+    found = list(find_garbage(open_store(settings.store), datetime.now(UTC), KeepConfig(**given) if given else None))
+    if not args.dry_run:
+        for item in found:
+            item.remove()
+    total = sum(item.size for item in found)
+    lines = [f"{item.size / 1e6:9.3f} MB  {item.what}: {item.why}" for item in found]
+    lines.append(f"{total / 1e6:9.3f} MB  {'could be' if args.dry_run else 'were'} removed")
+    removed = [{"what": item.what, "bytes": item.size, "why": item.why} for item in found]
+    return Outcome({"removed": removed, "bytes": total, "dry_run": args.dry_run}, "\n".join(lines))
+
+
+def doctor(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .doctor import examine
+
+    checks = examine(_config(args) if args.config else None, settings)
+    problems = sum(check.verdict == "problem" for check in checks)
+    lines = [f"{check.verdict:7}  {check.what}: {check.finding}" for check in checks]
+    result = {"checks": [vars(check) for check in checks], "problems": problems}
+    return Outcome(result, "\n".join(lines), InputError.exit_code if problems else 0)
 
 
 def ui(args: argparse.Namespace, settings: Settings) -> Outcome:

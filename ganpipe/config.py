@@ -179,6 +179,15 @@ class Requirement(Section):
         return self
 
 
+class KeepConfig(Section):
+    """How many checkpoints of a run outlive its night. Those that are or were in production stay for ever."""
+
+    last: int = Field(1, ge=1)
+    """The newest ones: what `--resume` and a warm start continue from."""
+    best: int = Field(1, ge=1)
+    """The best ones, by the metric that snapshots are compared by."""
+
+
 class RegisterConfig(Section):
     """Stage 4: from the best checkpoint to a registered model, and the gate to production."""
 
@@ -190,6 +199,8 @@ class RegisterConfig(Section):
     """metric -> bound. Always asked besides: finite scores, and a Frechet distance below the PCA-Gaussian control's."""
     min_improvement: float = Field(0.02, ge=0, lt=1)
     """Share of the champion's score by which a candidate must be better."""
+    keep: KeepConfig | None = None
+    """Which checkpoints are kept once the gate has decided, like {last: 2, best: 3}; null: all of them."""
 
 
 class RunConfig(Section):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 
 
 class GanpipeError(Exception):
@@ -42,9 +44,14 @@ class Interrupted(GanpipeError):
 
 def of_the_disk(error: BaseException) -> WorkFailed | None:
     """The error in words, when it says that a disk takes no more; None for what only a traceback explains."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-        return WorkFailed(
-            f"{error.filename2 or error.filename or 'a file'}: {error.strerror}. What was complete before is intact; "
-            "free some space, or move GANPIPE_HOME or GANPIPE_STORE, and go on from there"
-        )
-    return None
+    number, place = None, None
+    if isinstance(error, OSError):
+        number, place = error.errno, error.filename2 or error.filename
+    elif found := re.search(r"\(os error (\d+)\)", str(error)):  # libraries written in Rust, like safetensors
+        number = int(found[1])
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None
+    return WorkFailed(
+        f"{place or 'a file'}: {os.strerror(number)}. What was complete before is intact; "
+        "free some space, or move GANPIPE_HOME or GANPIPE_STORE, and go on from there"
+    )

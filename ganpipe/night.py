@@ -63,7 +63,7 @@ def night(
 
     Raises what the stages raise; a gate that says no is a result, not an error.
     """
-    from . import evaluate, prepare, register, train
+    from . import evaluate, prepare, register, retention, train
 
     if not settings.tracking_on:
         raise InputError(
@@ -93,6 +93,7 @@ def night(
 
     _headline(5, "promote", f"{product} version {model.version} asks the gate")
     decision: Decision = call("promote", register.promote, product, settings, version=model.version, where=where)
+    retention.tidy(config, record.run_id, settings)
     store_uri, run = settings.store, f"runs/{record.run_id}"
     return Night(
         run_id=record.run_id,

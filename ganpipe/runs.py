@@ -1,6 +1,6 @@
 """A run's folder in the store.
 
-runs/<run id>/ config.yaml, run.json, state.json, metrics.jsonl, samples/, checkpoints/, reports/
+runs/<run id>/ config.yaml, run.json, state.json, metrics.jsonl, log.txt, samples/, checkpoints/, reports/
 """
 
 from __future__ import annotations
@@ -143,12 +143,18 @@ def write_state(store: Store, run_id: str, state: RunState, detail: str = "") ->
     store.write_bytes(f"runs/{run_id}/state.json", record.model_dump_json().encode())
 
 
-def read_state(store: Store, run_id: str) -> RunState | None:
-    """How the run's training stands, or ended last; None when it never began."""
+def read_state_record(store: Store, run_id: str) -> StateRecord | None:
+    """How the run's training stands, or ended last, and since when; None when it never began."""
     try:
-        return store.read_model(f"runs/{run_id}/state.json", StateRecord).state
+        return store.read_model(f"runs/{run_id}/state.json", StateRecord)
     except FileNotFoundError:
         return None
+
+
+def read_state(store: Store, run_id: str) -> RunState | None:
+    """How the run's training stands, or ended last; None when it never began."""
+    record = read_state_record(store, run_id)
+    return record.state if record else None
 
 
 def reports(store: Store, run_id: str) -> list[EvalReport]:
@@ -167,6 +173,11 @@ class RunSummary(Ref):
     kimg: float | None
     """Progress of the newest checkpoint."""
     evaluated: bool
+    metric: str | None = None
+    """What the best snapshot was chosen by, in the last evaluation..."""
+    best: float | None = None
+    """...and its score. Those of unlike protocols cannot be compared: `ganpipe compare` looks at that."""
+    protocol_hash: str | None = None
 
 
 def list_runs(store: Store) -> list[RunSummary]:
@@ -183,11 +194,16 @@ def list_runs(store: Store) -> list[RunSummary]:
         try:
             created = store.read_model(f"runs/{run_id}/run.json", RunRecord).created
             state = read_state(store, run_id) or "begun"
+            evaluated = any(path[:1] == ["reports"] for path in paths)
+            last = next(reversed(reports(store, run_id)), None) if evaluated else None
         except CorruptObject as error:
             log.warning("%s is left out: %s", run_id, error)
             continue
-        evaluated = any(path[:1] == ["reports"] for path in paths)
-        found.append(
-            RunSummary(run_id=run_id, created=created, state=state, kimg=max(kimg, default=None), evaluated=evaluated)
+        summary = RunSummary(
+            run_id=run_id, created=created, state=state, kimg=max(kimg, default=None), evaluated=evaluated
         )
+        if last is not None:
+            score = {"metric": last.metric, "best": last.best.scores[last.metric], "protocol_hash": last.protocol_hash}
+            summary = summary.model_copy(update=score)
+        found.append(summary)
     return sorted(found, key=lambda summary: summary.created)

@@ -149,27 +149,39 @@ def find_inception(store: Store, settings: Settings) -> Weights:
 
     The official weights are mirrored to the store when first seen. Raises InputError saying where to put the file.
     """
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-    if settings.inception_weights is not None and not settings.inception_weights.is_file():
-        raise InputError(f"GANPIPE_INCEPTION_WEIGHTS={settings.inception_weights}: there is no such file")
-    for path in (settings.inception_weights, cached):
-        if path is not None and path.is_file():
-            sha256 = sha256_of_file(path)
-            if sha256.startswith(INCEPTION_SHA256):
-                _mirror(store, path, sha256)
-            else:
-                log.warning(
-                    "%s are not the official Inception weights: no published FID compares with these scores", path
-                )
-            return Weights("inception", path, sha256)
+    path = local_inception(settings)
+    if path is not None:
+        sha256 = sha256_of_file(path)
+        if sha256.startswith(INCEPTION_SHA256):
+            _mirror(store, path, sha256)
+        else:
+            log.warning("%s are not the official Inception weights: no published FID compares with these scores", path)
+        return Weights("inception", path, sha256)
     if store.exists(f"{INCEPTION_PREFIX}/{MANIFEST}"):
         stored = store.fetch(INCEPTION_PREFIX, [INCEPTION_STORED])[INCEPTION_STORED]
         return Weights("inception", stored, store.manifest(INCEPTION_PREFIX)["weights_sha256"])
-    raise InputError(
+    raise nowhere(store)
+
+
+def nowhere(store: Store) -> InputError:
+    """What to do when Inception's weights are not to be found."""
+    return InputError(
         f"evaluate.extractor is inception, and its weights are nowhere: fetch {INCEPTION_FILE} from the releases of "
-        f"torch-fidelity, and either set GANPIPE_INCEPTION_WEIGHTS to the file or put it at {cached} "
+        f"torch-fidelity, and either set GANPIPE_INCEPTION_WEIGHTS to the file or put it at {_cached_inception()} "
         f"({store.uri}/{INCEPTION_PREFIX} was looked into as well); or set evaluate.extractor=domain"
     )
+
+
+def local_inception(settings: Settings) -> Path | None:
+    """Inception's weights on this machine. Raises InputError when the settings name a file that is not there."""
+    given = settings.inception_weights
+    if given is not None and not given.is_file():
+        raise InputError(f"GANPIPE_INCEPTION_WEIGHTS={given}: there is no such file")
+    return next((path for path in (given, _cached_inception()) if path is not None and path.is_file()), None)
+
+
+def _cached_inception() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
 
 
 def _mirror(store: Store, path: Path, sha256: str) -> None:

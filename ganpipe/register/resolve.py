@@ -19,20 +19,33 @@ WEIGHTS = "generator.safetensors"
 def resolve(model: str, settings: Settings) -> Path:
     """A local, verified `generator.safetensors`.
 
-    `model` is `models:/<product>@champion` (or `@previous`, `@candidate`: the newest version), `models:/<product>/3`,
-    the id of a run (its best checkpoint when it was evaluated, its newest otherwise), or a .safetensors file.
-    Raises InputError listing what there is when nothing answers to the name.
+    `model` is as for `resolve_checkpoint`, or a .safetensors file. Raises InputError listing what there is when nothing
+    answers to the name.
     """
-    if model.startswith(SCHEME):
-        store = open_store(settings.store)
-        return _weights(store, _registered(model, store, settings).checkpoint)
-    if model.endswith(".safetensors") or Path(model).is_file():
+    if is_file(model):
         path = Path(model).expanduser()
         if not path.is_file():
             raise InputError(f"{model}: there is no such file")
         return path.resolve()
     store = open_store(settings.store)
-    return _weights(store, _best_of_run(model, store))
+    return fetched_weights(store, resolve_checkpoint(model, store, settings)[0])
+
+
+def is_file(model: str) -> bool:
+    """Whether the name is that of a weights file."""
+    return not model.startswith(SCHEME) and (model.endswith(".safetensors") or Path(model).is_file())
+
+
+def resolve_checkpoint(model: str, store: Store, settings: Settings) -> tuple[CheckpointRef, ModelRef | None]:
+    """The checkpoint that a name means, and the registered version if it means one.
+
+    `model` is `models:/<product>@champion` (or `@previous`, `@candidate`: the newest version), `models:/<product>/3`,
+    or the id of a run (its best checkpoint when it was evaluated, its newest otherwise). Raises InputError.
+    """
+    if model.startswith(SCHEME):
+        ref = _registered(model, store, settings)
+        return ref.checkpoint, ref
+    return _best_of_run(model, store), None
 
 
 def _registered(model: str, store: Store, settings: Settings) -> ModelRef:
@@ -77,7 +90,8 @@ def _finite(report: EvalReport) -> bool:
     return math.isfinite(report.best.scores[gate.frechet_metric(report.best.scores)])
 
 
-def _weights(store: Store, checkpoint: CheckpointRef) -> Path:
+def fetched_weights(store: Store, checkpoint: CheckpointRef) -> Path:
+    """The checkpoint's `generator.safetensors`, local and verified. Raises InputError when it was removed."""
     try:
         return store.fetch(checkpoint.prefix, [WEIGHTS])[WEIGHTS]
     except FileNotFoundError as error:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -37,6 +39,18 @@ class ObjectInfo(BaseModel):
     key: str
     size: int
     """Bytes."""
+    modified: datetime
+    """When it was written, in UTC."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a writer that was killed left where no list shows it."""
+
+    name: str
+    size: int
+    """Bytes."""
+    remove: Callable[[], None]
 
 
 class CorruptObject(WorkFailed):
@@ -92,6 +106,10 @@ class Store(ABC):
     @abstractmethod
     def remove(self, prefix: str) -> None:
         """Remove everything under `prefix/`, its manifest first. Missing is fine."""
+
+    @abstractmethod
+    def leftovers(self, before: datetime) -> Iterator[Leftover]:
+        """Parts of writes that were begun before that moment and are not going on."""
 
     @abstractmethod
     def _publish_files(self, prefix: str, files: dict[str, Path], manifest: bytes) -> None:

@@ -8,12 +8,17 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from ..errors import InputError
 from ..settings import file_uri
-from .base import MANIFEST, Conflict, ObjectInfo, Store, check_key
+from .base import MANIFEST, Conflict, Leftover, ObjectInfo, Store, check_key
+
+STAGING = ".staging"
+"""Where what is not visible yet is written; no list shows it."""
 
 
 class FileStore(Store):
@@ -47,15 +52,15 @@ class FileStore(Store):
         temporary = self._staging(target) / uuid.uuid4().hex
         try:
             yield temporary
-            _fsync(temporary)
+            fsync(temporary)
             temporary.replace(target)
-            _fsync(target.parent)
+            fsync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
     def _staging(self, target: Path) -> Path:
         """The folder for what is not visible yet, on the file system of `target`, whose parent is made."""
-        staging = self.root / ".staging"
+        staging = self.root / STAGING
         try:
             staging.mkdir(parents=True, exist_ok=True)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,15 +96,15 @@ class FileStore(Store):
                 copy = staging / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, copy)
-                _fsync(copy)
+                fsync(copy)
             (staging / MANIFEST).write_bytes(manifest)
-            _fsync(staging / MANIFEST)
-            _fsync(staging)
+            fsync(staging / MANIFEST)
+            fsync(staging)
             with self._locked(target), scratch_folder(self._staging(target)) as before:
                 if target.exists():
                     target.rename(before / target.name)
                 staging.rename(target)
-            _fsync(target.parent)
+            fsync(target.parent)
 
     def _copies(self, key: str, sha256: str, size: int) -> Iterator[Path]:
         path = self._path(key)
@@ -111,12 +116,13 @@ class FileStore(Store):
         top = self._path(prefix) if prefix else self.root
         found = []
         for folder, names, files in os.walk(top):
-            names[:] = [name for name in names if name != ".staging"]
+            names[:] = [name for name in names if name != STAGING]
             for name in files:
                 path = Path(folder) / name
                 with suppress(FileNotFoundError):  # removed meanwhile
                     if name != ".lock":
-                        found.append(ObjectInfo(key=path.relative_to(self.root).as_posix(), size=path.stat().st_size))
+                        key, facts = path.relative_to(self.root).as_posix(), path.stat()
+                        found.append(ObjectInfo(key=key, size=facts.st_size, modified=_moment(facts)))
         yield from sorted(found, key=lambda item: item.key)
 
     def remove(self, prefix: str) -> None:
@@ -126,6 +132,22 @@ class FileStore(Store):
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+    def leftovers(self, before: datetime) -> Iterator[Leftover]:
+        staging = self.root / STAGING
+        for path in sorted(staging.iterdir()) if staging.is_dir() else []:
+            with suppress(FileNotFoundError):  # it was being written
+                files = [path, *path.rglob("*")]
+                newest = max(_moment(file.stat()) for file in files)
+                size = sum(file.stat().st_size for file in files if file.is_file())
+                if newest < before and path.is_file():
+                    yield Leftover(f"{STAGING}/{path.name}", size, path.unlink)
+                elif newest < before and _is_nobodys(path):
+                    yield Leftover(f"{STAGING}/{path.name}", size, partial(shutil.rmtree, path))
+
+
+def _moment(facts: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(facts.st_mtime, UTC)
 
 
 @contextmanager
@@ -175,7 +197,8 @@ def _is_nobodys(folder: Path) -> bool:
     return True
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """What was written to the file, or changed in the folder, is on the disk when this returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -8,12 +8,24 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from botocore.exceptions import ClientError
 
 from ..errors import InputError, WorkFailed
-from .base import MANIFEST, Conflict, CorruptObject, ObjectInfo, Store, check_key, in_parallel, transfer
+from .base import (
+    MANIFEST,
+    Conflict,
+    CorruptObject,
+    Leftover,
+    ObjectInfo,
+    Store,
+    check_key,
+    in_parallel,
+    transfer,
+)
 from .cache import Cache
 from .s3errors import endpoint_variable
 from .s3place import S3Object, S3Place, error_code
@@ -73,13 +85,26 @@ class S3Store(S3Place, Store):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         for item in self.objects(_checked(prefix) if prefix else ""):
             if not item.key.startswith(f"{STAGING}/"):
-                yield ObjectInfo(key=item.key, size=item.size)
+                yield ObjectInfo(key=item.key, size=item.size, modified=item.modified)
 
     def remove(self, prefix: str) -> None:
         self._delete(f"{prefix}/{MANIFEST}")
         self._delete(prefix)
         for _ in in_parallel(self._delete, [item.key for item in self.list(prefix)]):
             pass
+
+    def leftovers(self, before: datetime) -> Iterator[Leftover]:
+        """Uploads in parts that nobody completed: stored, and paid for, until they are aborted."""
+        client, here = self._connected().client, self.whole_key("")
+        with self._explained(""):
+            for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=here):
+                for upload in page.get("Uploads", []):
+                    which = {"Bucket": self.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                    if upload["Initiated"] < before:
+                        parts = client.get_paginator("list_parts").paginate(**which)
+                        size = sum(part["Size"] for listed in parts for part in listed.get("Parts", []))
+                        abort = partial(client.abort_multipart_upload, **which)
+                        yield Leftover(f"{upload['Key'].removeprefix(here)} (parts of an upload)", size, abort)
 
     def _get(self, key: str) -> S3Object | None:
         return self.read(_checked(key))

@@ -9,7 +9,6 @@ progress.json           images_seen, updates, seconds, versions, threads, ranks
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ from torch import Tensor
 from .. import __version__
 from ..errors import InputError
 from ..refs import CheckpointRef
-from ..runs import checkpoint_name
+from ..runs import checkpoint_name, checkpoints
 from ..storage import Store
 
 FORMAT = 1
+PROGRESS = "progress.json"
 
 
 class Progress(BaseModel):
@@ -44,40 +44,26 @@ Sections = dict[str, dict[str, Tensor]]
 """Named groups of named tensors: networks, optimizers, recipe state."""
 
 
-def save_checkpoint(
-    store: Store,
-    run_id: str,
-    generator_file: Path,
-    training: Sections,
-    rank_states: list[dict[str, Tensor]],
-    progress: Progress,
-) -> CheckpointRef:
-    """Publish a checkpoint; it is there whole or not at all."""
-    prefix = f"runs/{run_id}/checkpoints/{checkpoint_name(progress.images_seen)}"
-    with tempfile.TemporaryDirectory(dir=generator_file.parent) as name:
-        folder = Path(name)
-        generator_file.rename(folder / "generator.safetensors")
-        flat = {
-            f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()
-        }
-        save_file(flat, folder / "training.safetensors")
-        for rank, state in enumerate(rank_states):
-            save_file({key: _plain(tensor) for key, tensor in state.items()}, folder / _rank_file(rank))
-        facts = {**progress.model_dump(), **machine_facts(len(rank_states)), "ganpipe": __version__}
-        (folder / "progress.json").write_text(json.dumps(facts, indent=1))
-        manifest: dict[str, Any] = {
-            "format": FORMAT,
-            "kind": "checkpoint",
-            "run_id": run_id,
-            "images_seen": progress.images_seen,
-        }
-        complete = store.publish(prefix, folder, manifest)
-    return CheckpointRef(
-        run_id=run_id,
-        images_seen=progress.images_seen,
-        prefix=prefix,
-        generator_sha256=complete["files"]["generator.safetensors"]["sha256"],
-    )
+def write_checkpoint(
+    folder: Path, training: Sections, rank_states: list[dict[str, Tensor]], progress: Progress
+) -> None:
+    """Write a checkpoint's files into a local folder, beside `generator.safetensors`."""
+    flat = {f"{group}/{key}": _plain(tensor) for group, tensors in training.items() for key, tensor in tensors.items()}
+    save_file(flat, folder / "training.safetensors")
+    for rank, state in enumerate(rank_states):
+        save_file({key: _plain(tensor) for key, tensor in state.items()}, folder / _rank_file(rank))
+    facts = {**progress.model_dump(), **machine_facts(len(rank_states)), "ganpipe": __version__}
+    (folder / PROGRESS).write_text(json.dumps(facts, indent=1))
+
+
+def publish_checkpoint(store: Store, run_id: str, folder: Path) -> CheckpointRef:
+    """Take what `write_checkpoint` wrote to the store; it is there whole or not at all."""
+    images_seen = json.loads((folder / PROGRESS).read_text())["images_seen"]
+    prefix = f"runs/{run_id}/checkpoints/{checkpoint_name(images_seen)}"
+    manifest = {"format": FORMAT, "kind": "checkpoint", "run_id": run_id, "images_seen": images_seen}
+    files = store.publish(prefix, folder, manifest)["files"]
+    sha256 = files["generator.safetensors"]["sha256"]
+    return CheckpointRef(run_id=run_id, images_seen=images_seen, prefix=prefix, generator_sha256=sha256)
 
 
 def machine_facts(ranks: int) -> dict[str, Any]:
@@ -95,8 +81,16 @@ def load_checkpoint(
     """(training sections, the rank's recipe state, moving average, progress facts) of a checkpoint, verified.
 
     A rank that the checkpoint does not know begins with the state of another one.
+    Raises InputError when the checkpoint was removed.
     """
-    manifest = store.manifest(ref.prefix)
+    try:
+        manifest = store.manifest(ref.prefix)
+    except FileNotFoundError as error:
+        left = ", ".join(there.prefix.rpartition("/")[2] for there in checkpoints(store, ref.run_id)) or "none"
+        raise InputError(
+            f"{store.uri}/{ref.prefix} was removed, so nothing can start from it; of run {ref.run_id} there is {left}. "
+            f"Begin a new run from one that is there (train.start_from: {ref.run_id} takes its newest)"
+        ) from error
     if manifest.get("format") != FORMAT or manifest.get("kind") != "checkpoint":
         raise InputError(
             f"{store.uri}/{ref.prefix} has format {manifest.get('format')}; this version reads format {FORMAT}"
@@ -106,7 +100,7 @@ def load_checkpoint(
     for key, tensor in load_file(files["training.safetensors"]).items():
         group, name = key.split("/", 1)
         sections.setdefault(group, {})[name] = tensor
-    facts = json.loads(files["progress.json"].read_text())
+    facts = json.loads(files[PROGRESS].read_text())
     rank_state = load_file(files[_rank_file(rank % facts.get("ranks", 1))])
     return sections, rank_state, load_file(files["generator.safetensors"]), facts
 

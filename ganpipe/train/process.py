@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
+from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .. import __version__
 from ..config import RunConfig
-from ..errors import InputError, Interrupted
+from ..errors import GanpipeError, InputError, Interrupted, of_the_disk
 from ..launch import StopSignal, child_main, of_the_peers
 from ..prepare.manifest import Dataset
+from ..quiet import set_up_logging
 from ..ranks import Ranks
 from ..refs import CheckpointRef
-from ..runs import RunRecord, checkpoints, open_run, read_state, write_state
+from ..runs import RunRecord, RunState, checkpoints, open_run, read_state, write_state
 from ..settings import Settings
 from ..storage import Store, open_store
+from .runlog import run_log
 from .trainer import Trainer
+from .upload import SPOOL, StillWaiting
+
+log = logging.getLogger(__name__)
 
 
 class TrainRequest(BaseModel):
@@ -38,22 +47,15 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     ranks = Ranks()
     work = settings.home / "work" / run_id
     work.mkdir(parents=True, exist_ok=True)
-    with alone(work, run_id) if ranks.is_local_main else nullcontext():
-        if ranks.is_main:
-            _tidy(work)
-            write_state(store, run_id, "running")
+    part = recorded(store, run_id, work) if ranks.is_main else taking_part(store, run_id)
+    with alone(work, run_id) if ranks.is_local_main else nullcontext(), part:
         try:
             newest = _fit(config, record, store, work, ranks, stop)
-        except Interrupted as interruption:
-            if ranks.is_main:
-                write_state(store, run_id, "interrupted", str(interruption))
+        except Interrupted:
+            with suppress(RuntimeError):
+                ranks.any(False)  # rank 0 uploads the last checkpoint before anybody leaves
             raise
-        except Exception as error:
-            if not (of_the_peers(error) and read_state(store, run_id) == "failed"):  # the reason is there already
-                write_state(store, run_id, "failed", str(error) or type(error).__name__)
-            raise
-        if ranks.is_main:
-            write_state(store, run_id, "finished")
+        log.info("training ends at %.3f kimg", newest.images_seen / 1000)
     return newest
 
 
@@ -61,15 +63,63 @@ def _fit(
     config: RunConfig, record: RunRecord, store: Store, work: Path, ranks: Ranks, stop: StopSignal
 ) -> CheckpointRef:
     trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work, ranks)
-    if record.start_checkpoint is not None and not checkpoints(store, record.run_id):
+    log.info(
+        "training %s: %s, seed %s, on %d x %s with %d threads, torch %s, ganpipe %s",
+        record.run_id, config.gan.name, config.train.seed, ranks.count, trainer.device, torch.get_num_threads(),
+        torch.__version__, __version__,
+    )  # fmt: skip
+    ranks.from_main(trainer.uploads.catch_up)
+    if record.start_checkpoint is not None and not ranks.from_main(lambda: checkpoints(store, record.run_id)):
         trainer.warm_start(record.start_checkpoint)
     return trainer.fit(stop)
 
 
+@contextmanager
+def recorded(store: Store, run_id: str, work: Path) -> Iterator[None]:
+    """Rank 0 keeps the run's log, and in its state what began or ended it."""
+    with run_log(store, run_id, work):
+        _tidy(work)
+        write_state(store, run_id, "running")
+        try:
+            yield
+        except StillWaiting:  # the store is away, and the run is no more over than before
+            raise
+        except Interrupted as interruption:
+            _end_state(store, run_id, "interrupted", str(interruption))
+            raise
+        except Exception as error:
+            if not (of_the_peers(error) and read_state(store, run_id) == "failed"):  # the reason is there already
+                _end_state(store, run_id, "failed", str(of_the_disk(error) or error) or type(error).__name__)
+            raise
+        write_state(store, run_id, "finished")
+
+
+@contextmanager
+def taking_part(store: Store, run_id: str) -> Iterator[None]:
+    """The other ranks leave the words to rank 0, unless the run ends by them."""
+    logging.getLogger("ganpipe").setLevel(logging.WARNING)
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        if not of_the_peers(error):
+            _end_state(store, run_id, "failed", str(error) or type(error).__name__)
+        raise
+
+
+def _end_state(store: Store, run_id: str, state: RunState, detail: str) -> None:
+    """What ended the training is what is raised, whether or not the store hears of it."""
+    try:
+        write_state(store, run_id, state, detail)
+    except (GanpipeError, OSError) as error:
+        log.warning("that run %s is %s could not be recorded: %s", run_id, state, error)
+
+
 def _tidy(work: Path) -> None:
-    """Remove the half-made checkpoints that a killed process left; nobody else is at work here."""
+    """Remove what a killed process left half-made; nobody else is at work here. Snapshots that wait stay."""
     for path in work.iterdir():
-        if path.is_dir():
+        if path.is_dir() and path.name != SPOOL:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -85,4 +135,6 @@ def alone(work: Path, run_id: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    child_main(train)
+    set_up_logging()
+    with logging_redirect_tqdm([logging.getLogger("ganpipe")]):
+        child_main(train)

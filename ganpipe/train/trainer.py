@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -28,10 +27,11 @@ from ..ranks import Ranks
 from ..refs import CheckpointRef
 from ..rng import StepRng, derive_seed
 from ..storage import Store
-from .checkpoint import Progress, Sections, load_checkpoint, machine_facts, save_checkpoint
+from .checkpoint import Progress, Sections, load_checkpoint, machine_facts, write_checkpoint
 from .ema import Ema
 from .metrics import MetricsLog
 from .optimizers import apply_schedules, build_optimizer, load_optimizer_tensors, optimizer_tensors
+from .upload import Uploader
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Trainer:
         assert isinstance(config.train.seed, int) and config.train.optimizers is not None, "the config is resolved"
         self.config, self.train = config, config.train
         self.run_id, self.store, self.work = run_id, store, work
+        self.uploads = Uploader(store, run_id, work)
         self.seed = config.train.seed
         self.ranks = ranks or Ranks()
         self.device = self.ranks.device
@@ -87,16 +88,18 @@ class Trainer:
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def fit(self, stop: Stop) -> CheckpointRef:
-        """Train until a limit of `train.stop`, from where the run stands. Returns the last checkpoint.
+        """Train until a limit of `train.stop`, from where the run stands. Returns its last checkpoint, uploaded.
 
-        Raises Interrupted, after a checkpoint, when `stop` is requested; NonFinite when a loss or gradient is.
+        Raises Interrupted, after a checkpoint, when `stop` is requested; NonFinite when a loss or gradient is;
+        StillWaiting when the store took no more checkpoints in the end.
         """
         newest = self._newest_checkpoint()
+        saved_images = newest.images_seen if newest else -1
         self.metrics = self._open_metrics()
         deadline = self._deadline()
         clock, logged_images, busy = time.monotonic(), self.progress.images_seen, 0.0
         stopped, finished = self.ranks.any(False, self._finished(deadline))
-        with self._progress_bar() as bar:
+        with self.uploads if self.ranks.is_main else nullcontext(), self._progress_bar() as bar:
             while not finished:
                 before = self.progress.images_seen
                 self.step()
@@ -111,7 +114,8 @@ class Trainer:
                     self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
                     logged_images, busy = self.progress.images_seen, 0.0
                 if snapshot or stopped:
-                    newest = self.snapshot()
+                    self.snapshot()
+                    saved_images = self.progress.images_seen
                     self._advance(time.monotonic() - clock)
                 if stopped:
                     reason = next(filter(None, self.ranks.gather(stop.reason)))
@@ -120,10 +124,12 @@ class Trainer:
                         f"with a checkpoint; `ganpipe train --resume {self.run_id}` continues it"
                     )
                 clock = time.monotonic()
-            if newest is None or newest.images_seen < self.progress.images_seen:
+            if saved_images < self.progress.images_seen:
                 if busy:
                     self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
-                newest = self.snapshot()
+                self.snapshot()
+        newest = self.ranks.from_main(lambda: self.uploads.newest or newest)
+        assert newest is not None
         return newest
 
     def step(self) -> None:
@@ -257,26 +263,22 @@ class Trainer:
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> CheckpointRef:
-        """Publish a checkpoint, a grid of samples of the same noise as ever, and the metrics so far."""
+    def snapshot(self) -> None:
+        """Hand over to be uploaded: a checkpoint, and a grid of samples of the same noise as ever."""
         recipe = self.gan.state_dict()
-        states = self.ranks.gather(recipe["rank"])
-        return self.ranks.from_main(lambda: self._publish({**self._sections(), "recipe": recipe["shared"]}, states))
-
-    def _publish(self, sections: Sections, rank_states: list[dict[str, Tensor]]) -> CheckpointRef:
+        rank_states = self.ranks.gather(recipe["rank"])
+        if not self.ranks.is_main:
+            return
         sample.refresh_batch_norm(self.gan, self.ema.module, self.device)
-        name = runs.checkpoint_name(self.progress.images_seen)
-        if self.gan.output == "image":
-            images = sample.draw_images(self.gan, self.ema.module, derive_seed("grid"), GRID_SAMPLES, self.device)
-            self.store.write_bytes(f"runs/{self.run_id}/samples/{name}.png", sample.grid_png(images.numpy()))
-        if self.metrics is not None and self.metrics.path is not None:
-            self.store.write_bytes(f"runs/{self.run_id}/metrics.jsonl", self.metrics.path.read_bytes())
-        with tempfile.TemporaryDirectory(dir=self.work) as folder:
-            generator_file = Path(folder) / "generator.safetensors"
-            sample.save_generator(
-                generator_file, self.gan, self.ema.module, self.spec, self.run_id, self.progress.images_seen
-            )
-            return save_checkpoint(self.store, self.run_id, generator_file, sections, rank_states, self.progress)
+        images_seen = self.progress.images_seen
+        with self.uploads.new_snapshot(images_seen) as snapshot:
+            if self.gan.output == "image":
+                images = sample.draw_images(self.gan, self.ema.module, derive_seed("grid"), GRID_SAMPLES, self.device)
+                snapshot.grid.write_bytes(sample.grid_png(images.numpy()))
+            generator_file = snapshot.checkpoint / "generator.safetensors"
+            sample.save_generator(generator_file, self.gan, self.ema.module, self.spec, self.run_id, images_seen)
+            sections = {**self._sections(), "recipe": recipe["shared"]}
+            write_checkpoint(snapshot.checkpoint, sections, rank_states, self.progress)
 
     def _open_metrics(self) -> MetricsLog:
         """The run's metrics so far; the store's copy is as new as the newest checkpoint, a machine's own may not be."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ganpipe import sample, storage
 from ganpipe.launch import StopSignal
-from ganpipe.train import process
+from ganpipe.train import process, upload
 from ganpipe.train.metrics import MetricsLog
 from ganpipe.train.trainer import Trainer
 
@@ -52,7 +52,7 @@ def half_a_line(log: MetricsLog, *_: Any) -> None:
 
 
 def arm(moment: str, number: int) -> None:
-    """Arrange for the end. Writing a checkpoint makes one manifest, several fsyncs and one rename of a folder."""
+    """Arrange for the end. Publishing a checkpoint makes one manifest, several fsyncs and one rename of a folder."""
     match moment:
         case "step":
             Trainer.step = at_call(number, Trainer.step)  # type: ignore[method-assign]
@@ -60,6 +60,10 @@ def arm(moment: str, number: int) -> None:
             sample.refresh_batch_norm = at_call(number, sample.refresh_batch_norm)
         case "metrics":
             MetricsLog.write = at_call(number, MetricsLog.write, half_a_line)  # type: ignore[method-assign]
+        case "spool":
+            upload.fsync = at_call(number, upload.fsync)
+        case "uploaded":
+            upload.Uploader._forget = at_call(number, upload.Uploader._forget)  # type: ignore[method-assign]
         case "files":
             counted = at_call(
                 number, storage.file.shutil.copyfile, lambda source, target: Path(target).write_bytes(b"half")

@@ -34,9 +34,11 @@ MOMENTS = {
     "before the first checkpoint": ("step", draw.randint(1, SNAPSHOT_EVERY)),
     "between two checkpoints": ("step", draw.randint(SNAPSHOT_EVERY + 1, STEPS)),
     "in a snapshot": ("snapshot", draw.randint(1, SNAPSHOTS)),
-    "while a checkpoint is written": ("files", draw.randint(FILES + 1, SNAPSHOTS * FILES)),
+    "while a snapshot is spooled": ("spool", draw.randint(1, SNAPSHOTS * (FILES + 2))),
+    "while a checkpoint is uploaded": ("files", draw.randint(FILES + 1, SNAPSHOTS * FILES)),
     "while its manifest is written": ("manifest", draw.randint(1, SNAPSHOTS)),
     "between the last byte and the rename": ("rename", draw.randint(1, SNAPSHOTS)),
+    "between the upload and the end of the wait": ("uploaded", draw.randint(1, SNAPSHOTS)),
     "while a metric is written": ("metrics", draw.randint(1, 5)),
 }
 
