@@ -32,10 +32,10 @@ from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .ema import Ema
 from .metrics import MetricsLog
 from .optimizers import apply_schedules, build_optimizer, load_optimizer_tensors, optimizer_tensors
+from .pictures import snapshot_picture
 
 log = logging.getLogger(__name__)
 
-GRID_SAMPLES = 64
 LossFunction = Callable[[Networks, Batch, Step], Loss]
 
 
@@ -60,9 +60,9 @@ class Trainer:
         self.seed = config.train.seed
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
-        self.spec = dataset.spec()
+        self.dataset, self.spec = dataset, dataset.spec()
         self.gan = GANS[config.gan.name](config.gan)
-        self.batches = Batches(dataset, self.gan.columns, "train", self.seed, self.device, self.train.mirror)
+        self.batches = Batches(dataset, self.gan.columns(self.spec), "train", self.seed, self.device, self.train.mirror)
         self.progress = Progress()
 
         torch.manual_seed(derive_seed("init", self.seed))
@@ -260,12 +260,11 @@ class Trainer:
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> CheckpointRef:
-        """Publish a checkpoint, a grid of samples of the same noise as ever, and the metrics so far."""
+        """Publish a checkpoint, a picture of samples of the same noise as ever, and the metrics so far."""
         sample.refresh_batch_norm(self.gan, self.ema.module, self.device)
         name = runs.checkpoint_name(self.progress.images_seen)
-        if self.gan.output == "image":
-            images = sample.draw_images(self.gan, self.ema.module, derive_seed("grid"), GRID_SAMPLES, self.device)
-            self.store.write_bytes(f"runs/{self.run_id}/samples/{name}.png", sample.grid_png(images.numpy()))
+        picture = snapshot_picture(self.gan, self.ema.module, self.discriminator, self.dataset, self.device)
+        self.store.write_bytes(f"runs/{self.run_id}/samples/{name}.png", picture)
         if self.metrics is not None:
             self.store.write_bytes(f"runs/{self.run_id}/metrics.jsonl", self.metrics.path.read_bytes())
         with tempfile.TemporaryDirectory(dir=self.work) as folder:
