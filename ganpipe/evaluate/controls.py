@@ -25,8 +25,10 @@ from ..prepare.manifest import Dataset
 from ..refs import ControlScores
 from ..rng import generator_for
 from ..sample import CHUNK, to_float, to_uint8
+from ..spec import sampled
 from ..storage import Store
 from .fidelity import Features, Reference, chunks, extract, mean_scores, measure
+from .modes import PointGaussian
 from .protocol import Controls, Protocol
 
 log = logging.getLogger(__name__)
@@ -107,12 +109,13 @@ def reference_and_controls(
 def _compute(
     dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, device: torch.device | str
 ) -> tuple[Reference, list[ControlScores]]:
-    train = dataset.column("image", protocol.reference_split)[: protocol.n_reference]
-    test = dataset.column("image", protocol.control_split)[: protocol.n_generated]
-    known = extract(extractor, _progress(train, "real images"), device)
-    held_out = extract(extractor, _progress(test, "held-out images"), device)
+    kind = sampled(dataset.spec()).kind
+    train = dataset.column(kind, protocol.reference_split)[: protocol.n_reference]
+    test = dataset.column(kind, protocol.control_split)[: protocol.n_generated]
+    known = extract(extractor, _progress(train, f"real {kind}s"), device)
+    held_out = extract(extractor, _progress(test, f"held-out {kind}s"), device)
     reference = Reference.of(known.features_ND)
-    gaussian = PcaGaussian.fit(train, protocol.controls)
+    gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)
     n = protocol.n_generated
 
     def draw_gaussian(index: int) -> Features:

@@ -21,7 +21,7 @@ from ..refs import CheckpointRef, ControlScores, EvalReport, ScoreSheet, Snapsho
 from ..runs import checkpoints, open_run
 from ..sample import LoadedGenerator, draw, load_generator, to_uint8
 from ..settings import Settings
-from ..spec import image_shape
+from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
@@ -41,8 +41,8 @@ class Scorer:
     extractor: FeatureExtractorBase
     reference: Reference
     controls: list[ControlScores]
-    shape: tuple[int, int, int]
-    """(C, H, W) of the data set's images."""
+    shape: tuple[int, ...]
+    """Of one row of the data set: (C, H, W) of images, (2,) of points."""
     store: Store
     device: torch.device
     stop: StopSignal
@@ -64,7 +64,7 @@ class Scorer:
         protocol = todays_protocol(config, dataset, weights)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, device)
         return cls(
-            protocol, extractor, reference, controls, image_shape(dataset.spec()), store, device, stop or StopSignal()
+            protocol, extractor, reference, controls, sampled(dataset.spec()).shape, store, device, stop or StopSignal()
         )
 
     def snapshot(self, checkpoint: CheckpointRef, sample_seeds: list[int]) -> SnapshotScores:
@@ -74,10 +74,10 @@ class Scorer:
         """
         name = checkpoint.generator_key.removeprefix(f"{checkpoint.prefix}/")
         loaded = load_generator(self.store.fetch(checkpoint.prefix, [name])[name], self.device)
-        made = image_shape(loaded.spec)
+        made = sampled(loaded.spec).shape
         if made != self.shape:
             raise InputError(
-                f"{checkpoint.prefix} makes images of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
+                f"{checkpoint.prefix} makes rows of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
                 f"{self.shape}: scores of one are no measure for the other"
             )
         rows = [self._seed(loaded, seed, checkpoint) for seed in sample_seeds]
@@ -93,14 +93,14 @@ class Scorer:
         return measure(features, self.reference, self.protocol)
 
     def _images(self, loaded: LoadedGenerator, seed: int) -> Iterator[Tensor]:
-        """Samples 0, ..., n_generated - 1 of the seed as uint8, chunk by chunk."""
+        """Samples 0, ..., n_generated - 1 of the seed, images as uint8, chunk by chunk."""
         indices = range(self.protocol.n_generated)
         for part in draw(loaded.gan, loaded.module, seed, indices, self.device, chunk=self.protocol.chunk):
             if self.stop.requested:
                 raise Interrupted("evaluation was stopped; run it again, the real side and the controls are kept")
             if not part.isfinite().all():
                 raise _NotFinite
-            yield to_uint8(part)
+            yield part if loaded.output == "point" else to_uint8(part)
 
 
 class _NotFinite(Exception):
