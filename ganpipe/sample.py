@@ -23,7 +23,7 @@ from .errors import InputError
 from .gans import GANS
 from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng, derive_seed
-from .spec import DataSpec, spec_from_json, spec_to_json
+from .spec import DataSpec, sampled, spec_from_json, spec_to_json
 
 FORMAT = 1
 CHUNK = 64
@@ -45,6 +45,17 @@ class LoadedGenerator:
     def output(self) -> OutputKind:
         """What it makes."""
         return self.gan.output(self.spec)
+
+    def served(self, rows: Tensor) -> np.ndarray:
+        """Drawn rows as they are handed out: images uint8 (N, H, W, C), points float32 (N, 2)."""
+        if self.output == "image":
+            return to_uint8(rows).permute(0, 2, 3, 1).cpu().numpy()
+        return rows.cpu().numpy()
+
+    def room_for(self, n: int) -> np.ndarray:
+        """Zeros for n rows as `served` hands them out."""
+        none = self.served(torch.zeros(0, *sampled(self.spec).shape))
+        return np.zeros((n, *none.shape[1:]), none.dtype)
 
 
 def save_generator(path: Path, gan: GAN, module: nn.Module, spec: DataSpec, run_id: str, images_seen: int) -> None:
