@@ -23,12 +23,17 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .refs import Decision, EvalReport
     from .runs import RunRecord
+    from .sample import LoadedGenerator
     from .settings import Settings
 
 log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 1800.0
 JOIN_POLL_SECONDS = 2.0
+
+
+OTHER_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+"""What pictures are not written as."""
 
 
 @dataclass(frozen=True)
@@ -211,23 +216,47 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
 
     weights = register.resolve(args.model, settings)
     generator = sample.load_generator(weights)
-    images = sample.draw_images(generator.gan, generator.module, args.seed, args.n).numpy()
     path = Path(args.out).expanduser()
-    if path.suffix.lower() in (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"):
-        raise InputError(f"--out {args.out}: grids are written as .png; a name without suffix is a folder of PNGs")
+    write = _write_points if generator.output == "point" else _write_images
     try:
-        if path.suffix.lower() == ".png":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(sample.grid_png(images))
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            for index in range(args.n):
-                picture = sample.grid_png(images[index : index + 1], scale_to=1)
-                (path / f"seed{args.seed}-{index:06d}.png").write_bytes(picture)
+        write(generator, args.seed, args.n, path)
     except OSError as error:
         raise InputError(f"--out {args.out}: {error}") from error
     result = {"path": str(path.resolve()), "n": args.n, "seed": args.seed, "weights": str(weights)}
     return Outcome(result, f"{args.n} samples: {path}")
+
+
+def _write_images(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
+    """A grid as .png, or a folder of PNGs."""
+    from . import sample
+
+    if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
+        raise InputError(f"--out {path}: grids are written as .png; a name without suffix is a folder of PNGs")
+    images = sample.draw_images(generator.gan, generator.module, seed, n).numpy()
+    if path.suffix.lower() == ".png":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.grid_png(images))
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for index in range(n):
+        picture = sample.grid_png(images[index : index + 1], scale_to=1)
+        (path / f"seed{seed}-{index:06d}.png").write_bytes(picture)
+
+
+def _write_points(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
+    """A scatter as .png, or the points as .csv, by default a file of that kind in a folder."""
+    from . import plane, sample
+
+    suffix = path.suffix.lower()
+    if suffix in OTHER_IMAGES:
+        raise InputError(f"--out {path}: points are drawn as .png or written as .csv; other names are folders")
+    points = sample.draw_points(generator.gan, generator.module, seed, n).numpy()
+    file = path if suffix in (".png", ".csv") else path / f"seed{seed}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".png":
+        file.write_bytes(plane.picture(points, generator.spec["point"].mixture))
+    else:
+        file.write_text("x,y\n" + "".join(f"{x:.9g},{y:.9g}\n" for x, y in points))
 
 
 def _exit_code(decision: Decision) -> int:

@@ -10,13 +10,22 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .options import GanConfig, OptimizersConfig, Section
+from .pointconfig import PointsConfig, holds_points
 from .schedule import Schedule, within
 from .sourceconfig import Source
 
@@ -54,6 +63,21 @@ class PrepareConfig(Section):
         if not all(0 <= part <= 255 for part in value):
             raise ValueError("each of the three numbers lies between 0 and 255")
         return value
+
+    @property
+    def kind(self) -> Literal["image"]:
+        """The kind of column that is prepared."""
+        return "image"
+
+    def described(self) -> str:
+        """For people: what the rows look like."""
+        return f"{self.resolution} px and {self.channels} channel{'s' if self.channels > 1 else ''}"
+
+
+AnyPrepareConfig = Annotated[
+    Annotated[PrepareConfig, Tag("image")] | Annotated[PointsConfig, Tag("point")],
+    Discriminator(lambda value: "point" if holds_points(value) else "image"),
+]
 
 
 class StopConfig(Section):
@@ -143,15 +167,16 @@ class TrainConfig(Section):
         return self.micro_batch or self.batch
 
 
-FEATURE_DIMENSIONS = {"domain": 32, "inception": 2048}
+FEATURE_DIMENSIONS = {"domain": 32, "inception": 2048, "point": 2}
 """Extractor -> length of its feature vectors."""
 
 
 class EvaluateConfig(Section):
     """Stage 3: from checkpoints to scores."""
 
-    extractor: Literal["domain", "inception"] = "domain"
-    """Features: torch-fidelity's Inception, or a small classifier trained on the data's own extractor split."""
+    extractor: Literal["domain", "inception", "point"] = "domain"
+    """Features: torch-fidelity's Inception, or a small classifier trained on the data's own extractor split. Points
+    have `point`, their default: the coordinates themselves."""
     num_samples: int | None = Field(None, ge=2)
     """Images on the generated side of each score; null: as many as there are held-out images, the floor."""
     select_seeds: int = Field(1, ge=1, le=100)
@@ -194,9 +219,10 @@ class RegisterConfig(Section):
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Product that the run competes for: the registered model's name."""
     metric: str | None = None
-    """What candidate and champion are compared by; null: the Frechet distance in the run's extractor."""
+    """What candidate and champion are compared by; null: the Frechet distance in the run's extractor, and for points
+    `mode_overlap`."""
     require: dict[str, Requirement] = {}
-    """metric -> bound. Always asked besides: finite scores, and a Frechet distance below the PCA-Gaussian control's."""
+    """metric -> bound. Always asked besides: finite scores, and a better default metric than the PCA-Gaussian's."""
     min_improvement: float = Field(0.02, ge=0, lt=1)
     """Share of the champion's score by which a candidate must be better."""
     keep: KeepConfig | None = None
@@ -208,7 +234,7 @@ class RunConfig(Section):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     """Lower-case letters, digits and dashes; begins every run id."""
-    prepare: PrepareConfig
+    prepare: AnyPrepareConfig
     """Stage 1."""
     gan: SerializeAsAny[GanConfig]
     """The recipe: `name` picks it from GANS, the other fields are its own."""
@@ -231,6 +257,25 @@ class RunConfig(Section):
         if not isinstance(value.get("name"), str) or value["name"] not in GANS:
             raise ValueError(f"gan.name is {value.get('name')!r}; there is {', '.join(GANS)}")
         return GANS[value["name"]].Config.model_validate(value)
+
+    @model_validator(mode="after")
+    def _fit_the_data(self) -> RunConfig:
+        from .gans import GANS
+
+        GANS[self.gan.name](self.gan).columns({self.prepare.kind})  # an InputError is a ValueError
+        points, source = self.prepare.kind == "point", self.prepare.source.name
+        if points != (self.evaluate.extractor == "point"):
+            raise ValueError(
+                f"evaluate.extractor {self.evaluate.extractor} does not fit prepare.source {source}: points have the "
+                "extractor `point`, images have `domain` or `inception`; leave it out for the default"
+            )
+        for field, given in (
+            ("train.mirror", self.train.mirror),
+            ("train.augment.translation", self.train.augment.translation),
+        ):
+            if points and given:
+                raise ValueError(f"{field} is for images, and prepare.source {source} makes points; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _measured(self) -> RunConfig:
@@ -256,7 +301,15 @@ def load_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: S
         origin, raw = str(config), read_yaml(Path(config))
     for override in overrides:
         raw = apply_override(raw, override)
-    return _validated(_with_recipe_defaults(raw), origin)
+    return _validated(_with_recipe_defaults(_with_extractor(raw)), origin)
+
+
+def _with_extractor(raw: dict[str, Any]) -> dict[str, Any]:
+    """Fill `evaluate.extractor` where the data leaves no choice."""
+    evaluate = {} if raw.get("evaluate") is None else raw["evaluate"]
+    if not holds_points(raw.get("prepare")) or not isinstance(evaluate, dict):
+        return raw
+    return {**raw, "evaluate": {"extractor": "point", **evaluate}}
 
 
 def _with_recipe_defaults(raw: dict[str, Any]) -> dict[str, Any]:
@@ -299,14 +352,14 @@ def _validated(raw: dict[str, Any], origin: str) -> RunConfig:
             message = problem["msg"].removeprefix("Value error, ")
             given = "" if problem["type"] in ("missing", "value_error") else f" (given: {problem['input']!r})"
             field = (
-                f"{_field_path(raw, problem['loc'])}: " if problem["loc"] else ""
+                f"{_field_path(raw, problem['loc'], problem['type'] == 'missing')}: " if problem["loc"] else ""
             )  # a check across sections names its own
             lines.append(f"{field}{message}{given}")
         raise InputError(f"{origin}: " + "\n  ".join(["", *lines] if len(lines) > 1 else lines)) from error
 
 
-def _field_path(raw: Any, loc: Sequence[str | int]) -> str:
-    """The path as the user wrote it: pydantic's names of union members are left out."""
+def _field_path(raw: Any, loc: Sequence[str | int], missing: bool) -> str:
+    """The path as the user wrote it (or, `missing`, should have): pydantic's names of union members are left out."""
     path, here = [], raw
     for position, key in enumerate(loc):
         inside = (isinstance(here, Mapping) and key in here) or (
@@ -315,7 +368,7 @@ def _field_path(raw: Any, loc: Sequence[str | int]) -> str:
         if inside:
             path.append(str(key))
             here = here[key]
-        elif position == len(loc) - 1 and isinstance(here, Mapping | list):
+        elif missing and position == len(loc) - 1:
             path.append(str(key))
     return ".".join(path) or "the configuration"
 

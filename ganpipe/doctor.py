@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from .config import RunConfig
 from .errors import GanpipeError, of_the_disk
+from .pointconfig import PointsConfig
 from .settings import SQLITE, Settings
 from .storage import Conflict, FileStore, open_store
 
@@ -211,6 +212,8 @@ def _code() -> str:
 def _data(config: RunConfig) -> str:
     from .prepare.sources import find
 
+    if isinstance(config.prepare, PointsConfig):
+        return f"prepare.source: {config.prepare.source.name} is drawn, not found"
     return f"prepare.source: {find(config.prepare.source).place}"
 
 

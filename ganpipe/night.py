@@ -74,7 +74,7 @@ def night(
     train.check(config, settings)
     register.check(config, settings)
 
-    _headline(1, "prepare", f"{config.prepare.source.name} at {config.prepare.resolution} px")
+    _headline(1, "prepare", f"{config.prepare.source.name}, {config.prepare.described()}")
     dataset: DatasetRef = call("prepare", prepare.run, config, settings)
     log.info("data set %s: %s", dataset.digest[:12], ", ".join(f"{n} {split}" for split, n in dataset.rows.items()))
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .gans import GANS
-from .gans.base import GAN, Request
+from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng, derive_seed
-from .spec import DataSpec, spec_from_json, spec_to_json
+from .spec import DataSpec, sampled, spec_from_json, spec_to_json
 
 FORMAT = 1
 CHUNK = 64
@@ -40,6 +40,22 @@ class LoadedGenerator:
     spec: DataSpec
     metadata: dict[str, Any]
     """`run_id`, `images_seen`, `config` (the recipe's) as they were saved."""
+
+    @property
+    def output(self) -> OutputKind:
+        """What it makes."""
+        return self.gan.output(self.spec)
+
+    def served(self, rows: Tensor) -> np.ndarray:
+        """Drawn rows as they are handed out: images uint8 (N, H, W, C), points float32 (N, 2)."""
+        if self.output == "image":
+            return to_uint8(rows).permute(0, 2, 3, 1).cpu().numpy()
+        return rows.cpu().numpy()
+
+    def room_for(self, n: int) -> np.ndarray:
+        """Zeros for n rows as `served` hands them out."""
+        none = self.served(torch.zeros(0, *sampled(self.spec).shape))
+        return np.zeros((n, *none.shape[1:]), none.dtype)
 
 
 def save_generator(path: Path, gan: GAN, module: nn.Module, spec: DataSpec, run_id: str, images_seen: int) -> None:
@@ -109,6 +125,11 @@ def draw(
 def draw_images(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
     """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU."""
     return torch.cat([to_uint8(part).cpu() for part in draw(gan, generator, seed, range(n), device)])
+
+
+def draw_points(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Samples 0, ..., n - 1 of `seed` as float32 (n, D) on the CPU."""
+    return torch.cat([part.cpu() for part in draw(gan, generator, seed, range(n), device)])
 
 
 def to_uint8(images_NCHW: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from .errors import InputError
 
@@ -14,6 +14,15 @@ class Part(BaseModel):
     """Base of the manifest's parts: frozen, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Mixture(Part):
+    """The Gaussians that points were drawn from, each mode as often as any other."""
+
+    centres: tuple[tuple[float, float], ...]
+    """Mean of each mode."""
+    deviation: float
+    """Standard deviation of each mode, the same in all directions."""
 
 
 class Column(Part):
@@ -34,6 +43,16 @@ class Column(Part):
     ragged: bool = False
     shards: tuple[str, ...]
     """File names, in order: `<table>.<column>-00000.npy`."""
+    mixture: Mixture | None = None
+    """Of points: where they come from."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Columns without a mixture are written as they were before there were any: digests hang on it."""
+        written: dict[str, Any] = handler(self)
+        if self.mixture is None:
+            written.pop("mixture", None)
+        return written
 
 
 DataSpec = Mapping[str, Column]
@@ -46,6 +65,14 @@ def image_shape(spec: DataSpec, column: str = "image") -> tuple[int, int, int]:
         raise InputError(f"the data has no image column {column!r}; it has {sorted(spec)}")
     channels, height, width = spec[column].shape
     return channels, height, width
+
+
+def sampled(spec: DataSpec) -> Column:
+    """The column that a generator makes rows of. Raises InputError when the data has neither images nor points."""
+    for column in spec.values():
+        if column.kind in ("image", "point"):
+            return column
+    raise InputError(f"the data has neither images nor points; it has {sorted(spec)}")
 
 
 def spec_to_json(spec: DataSpec) -> dict[str, object]:

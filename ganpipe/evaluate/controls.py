@@ -26,8 +26,10 @@ from ..ranks import Ranks
 from ..refs import ControlScores
 from ..rng import generator_for
 from ..sample import to_float, to_uint8
+from ..spec import sampled
 from ..storage import Store
 from .fidelity import Features, Reference, chunked, extract, mean_scores, measure_all, rows_of
+from .modes import PointGaussian
 from .protocol import Controls, Protocol
 
 log = logging.getLogger(__name__)
@@ -115,12 +117,13 @@ def _kept(store: Store, key: str) -> tuple[Reference, list[ControlScores]] | Non
 def _compute(
     dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, ranks: Ranks
 ) -> tuple[Reference, list[ControlScores]]:
-    train = dataset.column("image", protocol.reference_split)[: protocol.n_reference]
-    test = dataset.column("image", protocol.control_split)[: protocol.n_generated]
-    known = extract(extractor, len(train), rows_of(train), ranks, "real images")
-    held_out = extract(extractor, len(test), rows_of(test), ranks, "held-out images")
+    kind = sampled(dataset.spec()).kind
+    train = dataset.column(kind, protocol.reference_split)[: protocol.n_reference]
+    test = dataset.column(kind, protocol.control_split)[: protocol.n_generated]
+    known = extract(extractor, len(train), rows_of(train), ranks, f"real {kind}s")
+    held_out = extract(extractor, len(test), rows_of(test), ranks, f"held-out {kind}s")
     reference = Reference.of(known.features_ND)
-    gaussian = PcaGaussian.fit(train, protocol.controls)
+    gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)
     n = protocol.n_generated
 
     def draw_gaussian(index: int) -> Features:

@@ -1,6 +1,6 @@
-"""From images to features: torch-fidelity's Inception and the `domain` classifier, by one interface.
+"""From images to features: torch-fidelity's Inception and the `domain` classifier, by one interface; points are theirs.
 
-Both are torch-fidelity extractors and registered with it, so that its own `calculate_metrics` runs on them too.
+All are torch-fidelity extractors and registered with it, so that its own `calculate_metrics` runs on them too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3
 from ..errors import InputError
 from ..prepare.manifest import Dataset
 from ..settings import Settings
-from ..storage import MANIFEST, Store, sha256_of_file
+from ..spec import Mixture, sampled
+from ..storage import MANIFEST, Store, sha256_of_bytes, sha256_of_file
 from . import domain
+from .protocol import POINT_EXTRACTOR
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +42,13 @@ LABELLED_METRIC = "isc"
 
 @dataclass(frozen=True)
 class Weights:
-    """A feature extractor's weights as a local file."""
+    """What a feature extractor is made of: weights in a local file, or the mixture that points were drawn from."""
 
     extractor: str
-    """`domain` or `inception`."""
-    path: Path
+    """`domain`, `inception` or `point`."""
+    path: Path | Mixture
     sha256: str
-    """Of the original file; a mirrored copy in another format keeps it."""
+    """Of the original file; a mirrored copy in another format keeps it. Of a mixture's JSON."""
 
 
 class DomainExtractor(FeatureExtractorBase):
@@ -102,9 +104,41 @@ class InceptionExtractor(FeatureExtractorInceptionV3):
         return super().forward(images_NCHW.expand(-1, 3, -1, -1) if images_NCHW.shape[1] == 1 else images_NCHW)
 
 
-EXTRACTORS: dict[str, type[DomainExtractor] | type[InceptionExtractor]] = {
+class PointExtractor(FeatureExtractorBase):
+    """Features of points, float32 (N, 2): the points. In place of logits: distances (N, M) to the modes' centres.
+
+    `feature_extractor_weights_path` is the mixture; distances are in standard deviations of a mode.
+    """
+
+    feature_dim = 2
+    resize = "none"
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Mixture, **_: Any):
+        super().__init__(name, features_list)
+        self.deviation = feature_extractor_weights_path.deviation
+        self.register_buffer("centres_M2", torch.tensor(feature_extractor_weights_path.centres), persistent=False)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("features", "distances")
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "distances" if metric == LABELLED_METRIC else "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, points_N2: Tensor) -> tuple[Tensor, ...]:
+        distances_NM = (points_N2[:, None] - self.centres_M2).norm(dim=2) / self.deviation
+        return tuple({"features": points_N2, "distances": distances_NM}[name] for name in self.features_list)
+
+
+EXTRACTORS: dict[str, type[DomainExtractor] | type[InceptionExtractor] | type[PointExtractor]] = {
     "domain": DomainExtractor,
     "inception": InceptionExtractor,
+    "point": PointExtractor,
 }
 
 
@@ -123,9 +157,10 @@ def build_extractor(weights: Weights, device: torch.device | str = "cpu") -> Fea
     Raises InputError when the weights' file does not fit it.
     """
     extractor = EXTRACTORS[weights.extractor]
+    content: Any = weights.path
     layers = [extractor.get_default_feature_layer_for_metric(metric) for metric in ("fid", LABELLED_METRIC)]
     try:
-        built = extractor(registered_name(weights.extractor), layers, feature_extractor_weights_path=weights.path)
+        built = extractor(registered_name(weights.extractor), layers, feature_extractor_weights_path=content)
     except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(
             f"{weights.path} does not hold weights of the {weights.extractor} extractor: {error}"
@@ -141,6 +176,12 @@ def find_weights(extractor: str, dataset: Dataset, store: Store, settings: Setti
     if extractor == "domain":
         path, sha256 = domain.get_or_train(dataset, store)
         return Weights(extractor, path, sha256)
+    if extractor == POINT_EXTRACTOR:
+        if (mixture := sampled(dataset.spec()).mixture) is None:
+            raise InputError(
+                f"data set {dataset.digest[:12]} holds no points of known modes; leave out evaluate.extractor"
+            )
+        return Weights(extractor, mixture, sha256_of_bytes(mixture.model_dump_json().encode()))
     return find_inception(store, settings)
 
 

@@ -29,7 +29,8 @@ from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..sample import CHUNK
 from .extractors import EXTRACTORS, Weights
-from .protocol import METRICS, Protocol, metric_name
+from .modes import mode_scores
+from .protocol import POINT_EXTRACTOR, Protocol, metric_name, metric_names
 
 MAX_REFERENCE = 50_000
 """Training images measured against; more do not fit a distance matrix in memory and change little."""
@@ -40,10 +41,11 @@ PRC_BATCH = 10_000
 
 @dataclass(frozen=True)
 class Features:
-    """What the extractor saw in a set of images, float32 on the CPU."""
+    """What the extractor saw in a set of images or points, float32 on the CPU."""
 
     features_ND: Tensor
     logits_NK: Tensor
+    """Of points: their distances to the modes instead."""
 
     def __len__(self) -> int:
         return len(self.features_ND)
@@ -214,7 +216,7 @@ def _made(make: Callable[[], Features]) -> Features | None:
 
 
 def measure(generated: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
-    """Every metric of `METRICS`, by its full name, for generated (or control) images against the reference."""
+    """Every metric of the protocol's extractor, by its full name: generated (or control) rows against real."""
     features, real = generated.features_ND, reference.features_ND
     frechet = fid_statistics_to_metric(
         fid_features_to_statistics(features), {"mu": reference.mu, "sigma": reference.sigma}, verbose=False
@@ -227,7 +229,6 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> di
         rng_seed=protocol.rng_seed,
         verbose=False,
     )
-    inception = isc_features_to_metric(generated.logits_NK, protocol.isc_splits, rng_seed=protocol.rng_seed)
     manifold = prc_features_to_metric(
         features,
         real,
@@ -239,16 +240,21 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> di
     scores = {
         "fid": frechet[KEY_METRIC_FID],
         "kid": kernel[KEY_METRIC_KID_MEAN],
-        "is": inception[KEY_METRIC_ISC_MEAN],
         "precision": manifold[KEY_METRIC_PRECISION],
         "recall": manifold[KEY_METRIC_RECALL],
     }
-    return {metric_name(base, protocol.extractor): scores[base] for base in METRICS}
+    named = {metric_name(base, protocol.extractor): value for base, value in scores.items()}
+    if protocol.extractor == POINT_EXTRACTOR:
+        named |= mode_scores(generated.logits_NK)
+    else:
+        inception = isc_features_to_metric(generated.logits_NK, protocol.isc_splits, rng_seed=protocol.rng_seed)
+        named[metric_name("is", protocol.extractor)] = inception[KEY_METRIC_ISC_MEAN]
+    return {name: named[name] for name in metric_names(protocol.extractor)}
 
 
 def no_scores(protocol: Protocol) -> dict[str, float]:
     """NaN for every metric: what images that are no images score."""
-    return {metric_name(base, protocol.extractor): math.nan for base in METRICS}
+    return dict.fromkeys(metric_names(protocol.extractor), math.nan)
 
 
 def mean_scores(by_seed: list[dict[str, float]]) -> dict[str, float]:

@@ -23,7 +23,7 @@ from ..refs import CheckpointRef, ControlScores, EvalReport, ScoreSheet, Snapsho
 from ..runs import checkpoints, open_run
 from ..sample import LoadedGenerator, draw, load_generator, to_uint8
 from ..settings import Settings
-from ..spec import image_shape
+from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
@@ -52,8 +52,8 @@ class Scorer:
     extractor: FeatureExtractorBase
     reference: Reference
     controls: list[ControlScores]
-    shape: tuple[int, int, int]
-    """(C, H, W) of the data set's images."""
+    shape: tuple[int, ...]
+    """Of one row of the data set: (C, H, W) of images, (2,) of points."""
     store: Store
     ranks: Ranks
     stop: StopSignal
@@ -77,7 +77,7 @@ class Scorer:
         protocol = todays_protocol(config, dataset, weights)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)
         return cls(
-            protocol, extractor, reference, controls, image_shape(dataset.spec()), store, ranks, stop or StopSignal()
+            protocol, extractor, reference, controls, sampled(dataset.spec()).shape, store, ranks, stop or StopSignal()
         )
 
     def score(self, checkpoints: Sequence[CheckpointRef], sample_seeds: list[int], what: str) -> list[SnapshotScores]:
@@ -103,10 +103,10 @@ class Scorer:
 
     def _load(self, checkpoint: CheckpointRef) -> LoadedGenerator:
         loaded = load_generator(self.file(checkpoint), self.ranks.device)
-        made = image_shape(loaded.spec)
+        made = sampled(loaded.spec).shape
         if made != self.shape:
             raise InputError(
-                f"{checkpoint.prefix} makes images of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
+                f"{checkpoint.prefix} makes rows of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
                 f"{self.shape}: scores of one are no measure for the other"
             )
         return loaded
@@ -122,7 +122,7 @@ class Scorer:
             (part,) = draw(loaded.gan, loaded.module, seed, indices, self.ranks.device, chunk=self.protocol.chunk)
             if not part.isfinite().all():
                 raise NotFinite
-            return to_uint8(part)
+            return part if loaded.output == "point" else to_uint8(part)
 
         try:
             return extract(self.extractor, self.protocol.n_generated, images, self.ranks, "samples", self.stop)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +19,11 @@ from ..errors import InputError
 
 FRECHET = "fid"
 METRICS: dict[str, bool] = {"fid": True, "kid": True, "is": False, "precision": False, "recall": False}
-"""Base name of every metric -> whether lower is better."""
+"""Base name of every metric of features -> whether lower is better."""
+POINT_EXTRACTOR = "point"
+MODE_OVERLAP = "mode_overlap"
+MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_quality": False}
+"""Name of every metric of points whose modes are known -> whether lower is better; see `modes.py`."""
 STANDARD_EXTRACTOR = "inception"
 
 
@@ -113,7 +117,22 @@ def metric_name(base: str, extractor: str) -> str:
 
 def metric_names(extractor: str) -> dict[str, bool]:
     """Name of every metric measured with this extractor -> whether lower is better."""
+    if extractor == POINT_EXTRACTOR:
+        of_features = {metric_name(base, extractor): lower for base, lower in METRICS.items() if base != "is"}
+        return {**MODE_METRICS, **of_features}
     return {metric_name(base, extractor): lower for base, lower in METRICS.items()}
+
+
+def default_metric(names: Iterable[str]) -> str:
+    """What is compared by unless another is asked for: of points their `mode_overlap`, else the Frechet distance.
+
+    Points of one Gaussian have the mean and covariance, and even the third moments, of a ring or a grid: neither a
+    Frechet distance nor KID's cubic kernel tells them apart.
+    """
+    names = list(names)
+    return next((name for name in names if name == MODE_OVERLAP), None) or next(
+        name for name in names if name.partition("_")[0] == FRECHET
+    )
 
 
 def gate_metric(config: RunConfig) -> str:
@@ -130,15 +149,18 @@ def gate_metric(config: RunConfig) -> str:
                 f"{field}: {name!r} is not measured with evaluate.extractor={config.evaluate.extractor}; "
                 f"there is {', '.join(names)}"
             )
-    return config.registration.metric or metric_name(FRECHET, config.evaluate.extractor)
+    return config.registration.metric or default_metric(names)
 
 
 def lower_is_better(metric: str) -> bool:
     """Direction of a metric by its full name. Raises InputError for an unknown one."""
+    if metric in MODE_METRICS:
+        return MODE_METRICS[metric]
     base = metric.partition("_")[0]
     if base not in METRICS:
         raise InputError(
-            f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception"
+            f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception, and "
+            f"{', '.join(MODE_METRICS)}"
         )
     return METRICS[base]
 

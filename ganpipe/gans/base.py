@@ -6,7 +6,7 @@ Adding a GAN touches three places: `gans/<name>.py`, one line in `GANS`, one YAM
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -84,14 +84,21 @@ class GAN(ABC):
     """One way to train a generator: networks, losses, the order of the updates, and how to sample."""
 
     Config: ClassVar[type[GanConfig]]
-    columns: ClassVar[frozenset[str]]
-    """What a batch must hold: {"image"}, {"image", "label"}, {"image", "caption"}, {"source", "target"}, {"a", "b"},
-    {"tokens"} or {"point"}."""
-    output: ClassVar[OutputKind]
-    """Picks sampler, evaluator, logger, serving schema, default gate metric and its direction."""
 
     def __init__(self, config: Any):
         self.config = config
+
+    @abstractmethod
+    def columns(self, available: Collection[str]) -> frozenset[str]:
+        """What a batch must hold of the data's columns: {"image"}, {"image", "label"}, {"image", "caption"},
+        {"source", "target"}, {"a", "b"}, {"tokens"} or {"point"}.
+
+        Raises InputError, naming the field, when the configured networks do not go with such data.
+        """
+
+    @abstractmethod
+    def output(self, available: Collection[str]) -> OutputKind:
+        """What is made of data with such columns: picks sampler, evaluator, logger and serving schema."""
 
     @abstractmethod
     def optimizers(self) -> OptimizersConfig:

@@ -6,7 +6,7 @@ x {weight_clip, gradient_penalty, r1, r2, spectral_norm}; pairs that make no sen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -16,12 +16,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import losses
+from ..errors import InputError
 from ..networks import dcgan, mlp, resnet, spectral
 from ..options import Adam, GanConfig, OptimizersConfig, RMSProp, Section
 from ..rng import SampleRng, StepRng
 from ..schedule import Schedule
-from ..spec import DataSpec, image_shape
-from .base import GAN, Batch, Loss, Networks, Plan, Request, Samples, Step
+from ..spec import DataSpec, image_shape, sampled
+from .base import GAN, Batch, Loss, Networks, OutputKind, Plan, Request, Samples, Step
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,23 @@ class ClassicConfig(GanConfig):
 
 
 class Classic(GAN):
-    """Unconditional generation from a latent vector."""
+    """Unconditional generation from a latent vector, of images or of points."""
 
     Config = ClassicConfig
-    columns = frozenset({"image"})
-    output = "image"
     config: ClassicConfig
+
+    def columns(self, available: Collection[str]) -> frozenset[str]:
+        return frozenset({self.output(available)})
+
+    def output(self, available: Collection[str]) -> OutputKind:
+        if "point" not in available:
+            return "image"
+        if not isinstance(self.config.network, MlpNetwork):
+            raise InputError(
+                f"gan.network.name {self.config.network.name} is made of convolutions over pixels, and the data holds "
+                "points; set gan.network to {name: mlp}"
+            )
+        return "point"
 
     def optimizers(self) -> OptimizersConfig:
         """DCGAN's Adam, WGAN's RMSProp, WGAN-GP's and SN-GAN's Adam: each as its paper states."""
@@ -161,11 +173,12 @@ class Classic(GAN):
         return Networks(generator, discriminator)
 
     def _build(self, spec: DataSpec) -> tuple[nn.Module, nn.Module]:
-        channels, resolution, _ = shape = image_shape(spec)
         network, latent_size = self.config.network, self.config.latent_dim + self.config.latent_components
         if isinstance(network, MlpNetwork):
-            size = (network.hidden_dim, network.hidden_layers)
-            return mlp.Generator(latent_size, shape, *size, bounded=True), mlp.Discriminator(shape, *size)
+            size, shape = (network.hidden_dim, network.hidden_layers), sampled(spec).shape
+            bounded = self.output(spec) == "image"
+            return mlp.Generator(latent_size, shape, *size, bounded=bounded), mlp.Discriminator(shape, *size)
+        channels, resolution, _ = image_shape(spec)
         if isinstance(network, ResnetNetwork):
             return (
                 resnet.Generator(latent_size, 2 * network.feature_dim, channels, resolution),
@@ -181,10 +194,10 @@ class Classic(GAN):
 
     def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         assert nets.discriminator is not None
-        real_NCHW = batch["image"]
+        real_NS = batch[self.output(batch)]
         with torch.no_grad():
-            fake_NCHW = nets.generator(self._latents(step.rng, step.micro_batch))
-        real_logits_N, fake_logits_N = nets.discriminator(real_NCHW), nets.discriminator(fake_NCHW)
+            fake_NS = nets.generator(self._latents(step.rng, step.micro_batch))
+        real_logits_N, fake_logits_N = nets.discriminator(real_NS), nets.discriminator(fake_NS)
         adversarial = OBJECTIVES[self.config.objective].discriminator(real_logits_N, fake_logits_N)
         logs = {
             "adversarial": adversarial.detach(),
@@ -194,13 +207,13 @@ class Classic(GAN):
         total = adversarial
         if self.config.gradient_penalty is not None:
             mix_N = step.rng.uniform("mix", step.micro_batch)
-            penalty = losses.gradient_penalty(nets.discriminator, real_NCHW, fake_NCHW, mix_N)
+            penalty = losses.gradient_penalty(nets.discriminator, real_NS, fake_NS, mix_N)
             total = adversarial + self.config.gradient_penalty * penalty
             logs["gradient_penalty"] = penalty.detach()
         if step.update_index % self.config.penalty_every == 0:
-            for name, gamma, images_NCHW in (("r1", self.config.r1, real_NCHW), ("r2", self.config.r2, fake_NCHW)):
+            for name, gamma, rows_NS in (("r1", self.config.r1, real_NS), ("r2", self.config.r2, fake_NS)):
                 if gamma is not None:
-                    penalty = losses.zero_centred_penalty(nets.discriminator, images_NCHW)
+                    penalty = losses.zero_centred_penalty(nets.discriminator, rows_NS)
                     total = total + gamma * self.config.penalty_every * penalty
                     logs[name] = penalty.detach()
         if self.config.objective == "wasserstein":
@@ -219,7 +232,8 @@ class Classic(GAN):
         objective = OBJECTIVES[self.config.objective]
         if objective.paired:
             with torch.no_grad():
-                real_logits_N = nets.discriminator(batch["image"])
+                real_NS = batch[self.output(batch)]
+                real_logits_N = nets.discriminator(real_NS)
             adversarial = objective.generator(real_logits_N, fake_logits_N)
         else:
             adversarial = objective.generator(fake_logits_N)

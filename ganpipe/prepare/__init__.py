@@ -1,4 +1,4 @@
-"""Stage 1: from a source of images to content-addressed shards in the store.
+"""Stage 1: from a source of images or points to content-addressed shards in the store.
 
 Importing this is cheap: what is prepared already is found without decoding, or loading the libraries that decode.
 """
@@ -6,8 +6,11 @@ Importing this is cheap: what is prepared already is found without decoding, or 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..config import RunConfig
+from ..config import PrepareConfig, RunConfig
+from ..pointconfig import PointsConfig
 from ..refs import DatasetRef
 from ..settings import Settings
 from ..storage import Store, open_store, scratch_folder
@@ -16,6 +19,9 @@ from .checks import check_rows
 from .found import Found
 from .manifest import DataManifest
 from .sources import find
+
+if TYPE_CHECKING:
+    from .decode import Rows
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +33,8 @@ def run(config: RunConfig, settings: Settings) -> DatasetRef:
     batch or metric. Nothing is published then.
     """
     store = open_store(settings.store)
+    if isinstance(config.prepare, PointsConfig):
+        return _draw_points(config, config.prepare, settings, store)
     found = find(config.prepare.source)
     entry = index.look_up(settings.home / "index", config.prepare, found)
     if entry is not None and (manifest := DataManifest.read(store, entry.digest)) is not None:
@@ -35,27 +43,20 @@ def run(config: RunConfig, settings: Settings) -> DatasetRef:
         left_out = f", {entry.skipped:,} unreadable ones left out" if entry.skipped else ""
         log.info("already prepared: data set %s, %s images%s", ref.digest, f"{sum(ref.rows.values()):,}", left_out)
         return ref
-    return _prepare(config, settings, store, found)
+    return _prepare(config, config.prepare, settings, store, found)
 
 
-def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) -> DatasetRef:
+def _prepare(config: RunConfig, prepare: PrepareConfig, settings: Settings, store: Store, found: Found) -> DatasetRef:
     from .decode import decode
     from .earlier import Earlier
-    from .shards import write_shards
 
     log.info("preparing %s", found.place)
-    earlier = Earlier.find(settings.home / "index", store, config.prepare)
+    earlier = Earlier.find(settings.home / "index", store, prepare)
     with scratch_folder(settings.local_folder("work"), "prepare-") as work:
         (copies := work / "source").mkdir()
-        rows = decode(found.load(copies), config.prepare, work / "pixels", earlier)
-        shards = work / "shards"
-        shards.mkdir()
-        manifest = write_shards(rows, config.prepare, shards)
-        ref = manifest.ref
-        check_rows(ref.rows, config)
-        if DataManifest.read(store, ref.digest) is None:
-            store.publish(f"datasets/{ref.digest}", shards, manifest.model_dump(mode="json"))
-    index.record(settings.home / "index", config.prepare, found, ref.digest, rows.skipped, rows.keys, rows.hashes)
+        rows = decode(found.load(copies), prepare, work / "pixels", earlier)
+        ref = _publish(rows, config, store, work / "shards")
+    index.record(settings.home / "index", prepare, found, ref.digest, rows.skipped, rows.keys, rows.hashes)
     log.info(
         "prepared data set %s: %s images (%s), %s of them exact duplicates of others",
         ref.digest,
@@ -71,4 +72,27 @@ def _prepare(config: RunConfig, settings: Settings, store: Store, found: Found) 
             earlier.digest,
             *(f"{n:,}" for n in (rows.decoded, len(rows.hashes) - rows.decoded)),
         )
+    return ref
+
+
+def _draw_points(config: RunConfig, prepare: PointsConfig, settings: Settings, store: Store) -> DatasetRef:
+    """Points are drawn every time: it takes no longer than to look up whether they were."""
+    from .mixtures import draw_rows
+
+    with scratch_folder(settings.local_folder("work"), "prepare-") as work:
+        ref = _publish(draw_rows(prepare), config, store, work / "shards")
+    log.info("data set %s: %s points of %s", ref.digest, f"{sum(ref.rows.values()):,}", prepare.source.name)
+    return ref
+
+
+def _publish(rows: Rows, config: RunConfig, store: Store, folder: Path) -> DatasetRef:
+    """Rows as a data set in the store, by way of a new local folder. Raises InputError when they are too few."""
+    from .shards import write_shards
+
+    folder.mkdir()
+    manifest = write_shards(rows, config.prepare, folder)
+    ref = manifest.ref
+    check_rows(ref.rows, config)
+    if DataManifest.read(store, ref.digest) is None:
+        store.publish(f"datasets/{ref.digest}", folder, manifest.model_dump(mode="json"))
     return ref

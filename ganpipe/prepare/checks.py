@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..config import FEATURE_DIMENSIONS, RunConfig
+from ..config import FEATURE_DIMENSIONS, PrepareConfig, RunConfig
 from ..errors import InputError
 
 MIN_TEST_IMAGES = 2
@@ -12,20 +12,25 @@ MIN_EXTRACTOR_IMAGES = 64
 def check_rows(rows: dict[str, int], config: RunConfig) -> None:
     """Raise InputError, naming the field, when a split (name -> number of images) is too small for batch or metric."""
     total = sum(rows.values())
-    prepare, evaluate = config.prepare, config.evaluate
+    prepare, evaluate, kind = config.prepare, config.evaluate, config.prepare.kind
+    more = "add images" if kind == "image" else "raise prepare.source.samples"
     if total == 0:
         raise InputError("prepare.source: none of its images can be read; nothing is left to prepare")
     if rows["train"] < config.train.batch:
         raise InputError(
-            f"train.batch is {config.train.batch}, but only {rows['train']:,} of {total:,} images are left to "
-            "train on; lower train.batch, or add images"
+            f"train.batch is {config.train.batch}, but only {rows['train']:,} of {total:,} {kind}s are left to "
+            f"train on; lower train.batch, or {more}"
         )
     if rows["test"] < MIN_TEST_IMAGES:
         raise InputError(
-            f"prepare.test_fraction {prepare.test_fraction} of {total:,} images leaves {rows['test']} to test on, "
-            f"{MIN_TEST_IMAGES} are needed; raise prepare.test_fraction, or add images"
+            f"prepare.test_fraction {prepare.test_fraction} of {total:,} {kind}s leaves {rows['test']} to test on, "
+            f"{MIN_TEST_IMAGES} are needed; raise prepare.test_fraction, or {more}"
         )
-    if evaluate.extractor == "domain" and rows["extractor"] < MIN_EXTRACTOR_IMAGES:
+    if (
+        isinstance(prepare, PrepareConfig)
+        and evaluate.extractor == "domain"
+        and rows["extractor"] < MIN_EXTRACTOR_IMAGES
+    ):
         raise InputError(
             f"prepare.extractor_fraction {prepare.extractor_fraction} of {total:,} images leaves {rows['extractor']} "
             f"to train the feature extractor on, {MIN_EXTRACTOR_IMAGES} are needed; raise prepare.extractor_fraction, "

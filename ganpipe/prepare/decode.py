@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from ..config import PrepareConfig
 from ..errors import InputError, WorkFailed
+from ..spec import Column
 from .earlier import Earlier
 from .found import MAX_BYTES, Columns, Contents, Picture, Remote
 from .images import UnreadableImage, read_image
@@ -49,10 +50,12 @@ class Rows:
     keys: list[bytes]
     """`Picture.key` of each row."""
     hashes: list[bytes]
-    """sha256 of each row's pixels."""
+    """sha256 of each row's values."""
     columns: Columns
-    pixels: np.ndarray
-    """uint8 (N, C, H, W), memory-mapped."""
+    values: np.ndarray
+    """(N, *shape): memory-mapped uint8 pixels, or points."""
+    column: Column
+    """What they are; without shards yet."""
     decoded: int
     """Rows that were decoded; the others were taken from an earlier data set."""
     skipped: int
@@ -107,9 +110,10 @@ def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earl
             labels=None if columns.labels is None else [columns.labels[row] for row in kept],
             captions=None if columns.captions is None else [columns.captions[row] for row in kept],
         ),
-        pixels=np.memmap(spool, np.uint8, "r", shape=(len(hashes), *shape))
+        values=np.memmap(spool, np.uint8, "r", shape=(len(hashes), *shape))
         if hashes
         else np.empty((0, *shape), np.uint8),
+        column=Column(kind="image", dtype="uint8", shape=shape, range=(0, 255), shards=()),
         decoded=decoded,
         skipped=len(unreadable),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import PrepareConfig
+from ..config import AnyPrepareConfig, PrepareConfig
 from ..spec import Column
 from .decode import Rows
 from .manifest import FORMAT, DataManifest, Table, offsets_name
@@ -20,7 +20,7 @@ COPY_BYTES = 4 << 20
 DIGEST_LENGTH = 32
 
 
-def write_shards(rows: Rows, config: PrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES) -> DataManifest:
+def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES) -> DataManifest:
     """Write table `main` into `folder` as .npy files of at most about `shard_bytes` each. Returns its manifest."""
     given = rows.columns
     labels = given.labels if given.labels is not None else [0] * len(rows.hashes)
@@ -30,16 +30,9 @@ def write_shards(rows: Rows, config: PrepareConfig, folder: Path, shard_bytes: i
         for row, (content, label) in enumerate(zip(rows.hashes, labels, strict=True))
     ]
     order = sorted(range(len(rows.hashes)), key=identities.__getitem__)
-    shape = rows.pixels.shape[1:]
-    columns = {
-        "image": Column(
-            kind="image",
-            dtype="uint8",
-            shape=shape,
-            range=(0, 255),
-            shards=_write_column(folder, "main.image", rows.pixels, order, shard_bytes),
-        )
-    }
+    kind = rows.column.kind
+    shards = _write_column(folder, f"main.{kind}", rows.values, order, shard_bytes)
+    columns = {str(kind): rows.column.model_copy(update={"shards": shards})}
     if given.labels is not None and given.classes is not None:
         columns["label"] = Column(
             kind="label",
@@ -58,7 +51,8 @@ def write_shards(rows: Rows, config: PrepareConfig, folder: Path, shard_bytes: i
             shards=(_write_captions(folder, "main.caption-00000.npy", [captions[row] for row in order]),),
         )
     preparation = config.model_dump(mode="json", exclude={"source", "on_corrupt"})
-    splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, config.extractor_fraction)
+    extractor_fraction = config.extractor_fraction if isinstance(config, PrepareConfig) else 0
+    splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, extractor_fraction)
     return DataManifest(
         digest=_digest(preparation, columns, (identities[row] for row in order)),
         tables={"main": Table(rows=len(order), splits=splits, columns=columns)},

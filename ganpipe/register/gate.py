@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..config import RegisterConfig, Requirement
 from ..errors import InputError
-from ..evaluate.protocol import lower_is_better
+from ..evaluate.protocol import default_metric, lower_is_better
 from ..refs import Check, ControlScores, SnapshotScores
 
 STANDARD_ERRORS = 3
@@ -38,15 +37,15 @@ def judge(
     Without a champion the candidate must still hold every absolute bound. Raises InputError when `register.metric` or
     `register.require` names a metric that was not scored.
     """
-    frechet = frechet_metric(candidate.scores)
-    metric = config.metric or frechet
+    default = default_metric(candidate.scores)
+    metric = config.metric or default
     for field, name in [("register.metric", metric), *((f"register.require.{name}", name) for name in config.require)]:
         if name not in candidate.scores:
             raise InputError(f"{field}: no metric {name!r} was scored; there is {', '.join(sorted(candidate.scores))}")
     named = {control.name: control for control in controls}
     checks = [
         _finite(candidate),
-        _better_than_gaussian(candidate, frechet, named),
+        _better_than_gaussian(candidate, default, named),
         *(_requirement(candidate, name, bound, named) for name, bound in config.require.items()),
     ]
     if champion is not None:
@@ -56,11 +55,6 @@ def judge(
         return Verdict(False, "refused: " + "; ".join(check.detail for check in failed), metric, checks)
     why = checks[-1].detail if champion is not None else f"first champion: {checks[1].detail}"
     return Verdict(True, why, metric, checks)
-
-
-def frechet_metric(names: Iterable[str]) -> str:
-    """The Frechet distance among metric names: `fid`, or `fid_<extractor>`."""
-    return next(name for name in names if name.partition("_")[0] == "fid")
 
 
 def _finite(candidate: SnapshotScores) -> Check:
@@ -75,12 +69,12 @@ def _finite(candidate: SnapshotScores) -> Check:
     return Check(name="finite", passed=not wrong, detail=detail)
 
 
-def _better_than_gaussian(candidate: SnapshotScores, frechet: str, controls: dict[str, ControlScores]) -> Check:
+def _better_than_gaussian(candidate: SnapshotScores, metric: str, controls: dict[str, ControlScores]) -> Check:
     """A generator that loses to a Gaussian over principal components has learnt next to nothing."""
-    value = candidate.scores[frechet]
-    bound = controls["pca_gaussian"].scores[frechet] if "pca_gaussian" in controls else math.nan
-    passed = value < bound
-    detail = f"{frechet} {value:.4g} is {'below' if passed else 'not below'} the PCA-Gaussian control's {bound:.4g}"
+    value = candidate.scores[metric]
+    bound = controls["pca_gaussian"].scores[metric] if "pca_gaussian" in controls else math.nan
+    passed, side = (value < bound, "below") if lower_is_better(metric) else (value > bound, "above")
+    detail = f"{metric} {value:.4g} is {side if passed else f'not {side}'} the PCA-Gaussian control's {bound:.4g}"
     return Check(name="beats_pca_gaussian", passed=passed, detail=detail)
 
 

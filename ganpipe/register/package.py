@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spec import DataSpec, image_shape
+from ..spec import DataSpec, image_shape, sampled
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
@@ -90,15 +90,19 @@ def requirements() -> list[str]:
 
 
 def signature(spec: DataSpec) -> ModelSignature:
-    """Columns `seed` and optional `index` in, uint8 (rows, height, width, channels) out."""
+    """Columns `seed` and optional `index` in; uint8 (rows, height, width, channels) or float32 (rows, 2) out."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    channels, height, width = image_shape(spec)
+    if sampled(spec).kind == "point":
+        made = TensorSpec(np.dtype(np.float32), (-1, *sampled(spec).shape))
+    else:
+        channels, height, width = image_shape(spec)
+        made = TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))
     return ModelSignature(
         inputs=Schema([ColSpec("long", "seed"), ColSpec("long", "index", required=False)]),
-        outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
+        outputs=Schema([made]),
     )
 
 

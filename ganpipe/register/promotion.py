@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from ..config import PrepareConfig, RunConfig
+from ..config import RunConfig
 from ..errors import InputError, WorkFailed
 from ..evaluate.protocol import lower_is_better
 from ..refs import CheckpointRef, Decision, ModelRef, ScoreSheet
@@ -27,7 +27,7 @@ TRIES = 10
 def check(config: RunConfig, settings: Settings) -> None:
     """What would keep the gate from comparing this run with the champion, told before a training.
 
-    Raises InputError when the champion of `register.model` draws images of another size.
+    Raises InputError when the champion of `register.model` draws something else.
     """
     from ..runs import open_run
 
@@ -40,15 +40,12 @@ def check(config: RunConfig, settings: Settings) -> None:
     except InputError:
         return  # its run was cleared away; its weights may do, and the gate will see
     ours = config.prepare
-    if (ours.resolution, ours.channels) != (theirs.resolution, theirs.channels):
+    if ours.described() != theirs.described():
         raise InputError(
-            f"register.model {product} has a champion, version {champion.version}, of {_size(theirs)}, and this run "
-            f"makes {_size(ours)}: the gate could never compare them; give this run a register.model of its own"
+            f"register.model {product} has a champion, version {champion.version}, of {theirs.described()}, and "
+            f"this run makes {ours.described()}: the gate could never compare them; give this run a register.model of "
+            "its own"
         )
-
-
-def _size(prepare: PrepareConfig) -> str:
-    return f"{prepare.resolution} px and {prepare.channels} channel{'s' if prepare.channels > 1 else ''}"
 
 
 def promote(

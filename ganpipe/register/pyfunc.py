@@ -1,8 +1,8 @@
 """The served model. This file is stored with every version and runs there, where ganpipe need not be installed.
 
 It stands alone: the inference code that it samples with is a packed copy under a name of its own (see `package.py`).
-Rows are `seed` and optionally `index`; the answer is uint8 (rows, height, width, channels), row by row the very
-pictures that `ganpipe generate --seed` draws.
+Rows are `seed` and optionally `index`; the answer is uint8 (rows, height, width, channels), or float32 (rows, 2) for
+points, row by row the very samples that `ganpipe generate --seed` draws.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def rows_to_pictures(rows: pd.DataFrame) -> list[tuple[int, int]]:
 
 
 class GeneratorModel(PythonModel):
-    """Draws images from a generator; `model_config` names the packed code and the device ("cpu" unless overridden)."""
+    """Draws samples from a generator; `model_config` names the packed code and the device ("cpu" unless overridden)."""
 
     def load_context(self, context: PythonModelContext) -> None:
         self.sample: Any = importlib.import_module(f"{context.model_config['package']}.sample")
@@ -66,19 +66,18 @@ class GeneratorModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """uint8 (rows, height, width, channels) for a DataFrame of rows."""
+        """uint8 (rows, height, width, channels), or float32 (rows, 2), for a DataFrame of rows."""
         pictures = rows_to_pictures(model_input)
-        channels, height, width = self.loaded.spec["image"].shape
-        images_NHWC = np.zeros((len(pictures), height, width, channels), np.uint8)
+        answer = self.loaded.room_for(len(pictures))
         for seed in dict.fromkeys(seed for seed, _ in pictures):
             wanted = [row for row, picture in enumerate(pictures) if picture[0] == seed]
             indices = [pictures[row][1] for row in wanted]
             start = 0
-            for part_NCHW in self.sample.draw(self.loaded.gan, self.loaded.module, seed, indices, self.device):
-                part_NHWC = self.sample.to_uint8(part_NCHW).permute(0, 2, 3, 1).cpu().numpy()
-                images_NHWC[wanted[start : start + len(part_NHWC)]] = part_NHWC
-                start += len(part_NHWC)
-        return images_NHWC
+            for part in self.sample.draw(self.loaded.gan, self.loaded.module, seed, indices, self.device):
+                rows = wanted[start : start + len(part)]
+                answer[rows] = self.loaded.served(part)
+                start += len(rows)
+        return answer
 
 
 set_model(GeneratorModel())

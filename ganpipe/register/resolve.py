@@ -6,10 +6,11 @@ import math
 from pathlib import Path
 
 from ..errors import InputError
+from ..evaluate.protocol import default_metric
 from ..refs import CheckpointRef, EvalReport, ModelRef
 from ..settings import Settings
 from ..storage import Store, open_store
-from . import audit, gate
+from . import audit
 from .promotion import restore_alias
 
 SCHEME = "models:/"
@@ -87,7 +88,7 @@ def _best_of_run(run_id: str, store: Store) -> CheckpointRef:
 
 
 def _finite(report: EvalReport) -> bool:
-    return math.isfinite(report.best.scores[gate.frechet_metric(report.best.scores)])
+    return math.isfinite(report.best.scores[default_metric(report.best.scores)])
 
 
 def fetched_weights(store: Store, checkpoint: CheckpointRef) -> Path:

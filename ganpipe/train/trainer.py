@@ -31,11 +31,11 @@ from .checkpoint import Progress, Sections, load_checkpoint, machine_facts, writ
 from .ema import Ema
 from .metrics import MetricsLog
 from .optimizers import apply_schedules, build_optimizer, load_optimizer_tensors, optimizer_tensors
+from .pictures import snapshot_picture
 from .upload import Uploader
 
 log = logging.getLogger(__name__)
 
-GRID_SAMPLES = 64
 LossFunction = Callable[[Networks, Batch, Step], Loss]
 
 
@@ -63,9 +63,9 @@ class Trainer:
         self.seed = config.train.seed
         self.ranks = ranks or Ranks()
         self.device = self.ranks.device
-        self.spec = dataset.spec()
+        self.dataset, self.spec = dataset, dataset.spec()
         self.gan = GANS[config.gan.name](config.gan)
-        self.batches = Batches(dataset, self.gan.columns, "train", self.seed, self.device, self.train.mirror)
+        self.batches = Batches(dataset, self.gan.columns(self.spec), "train", self.seed, self.device, self.train.mirror)
         self.progress = Progress()
 
         torch.manual_seed(derive_seed("init", self.seed))
@@ -264,7 +264,7 @@ class Trainer:
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
     def snapshot(self) -> None:
-        """Hand over to be uploaded: a checkpoint, and a grid of samples of the same noise as ever."""
+        """Hand over to be uploaded: a checkpoint, and a picture of samples of the same noise as ever."""
         recipe = self.gan.state_dict()
         rank_states = self.ranks.gather(recipe["rank"])
         if not self.ranks.is_main:
@@ -272,9 +272,8 @@ class Trainer:
         sample.refresh_batch_norm(self.gan, self.ema.module, self.device)
         images_seen = self.progress.images_seen
         with self.uploads.new_snapshot(images_seen) as snapshot:
-            if self.gan.output == "image":
-                images = sample.draw_images(self.gan, self.ema.module, derive_seed("grid"), GRID_SAMPLES, self.device)
-                snapshot.grid.write_bytes(sample.grid_png(images.numpy()))
+            picture = snapshot_picture(self.gan, self.ema.module, self.discriminator, self.dataset, self.device)
+            snapshot.grid.write_bytes(picture)
             generator_file = snapshot.checkpoint / "generator.safetensors"
             sample.save_generator(generator_file, self.gan, self.ema.module, self.spec, self.run_id, images_seen)
             sections = {**self._sections(), "recipe": recipe["shared"]}
