@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,14 +27,19 @@ LOW_GB, FULL_GB = 10.0, 1.0
 """Free space, 10^9 bytes: below the first it is a warning, below the second a problem."""
 
 
+Verdict = Literal["ok", "warning", "problem"]
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing looked at."""
 
-    verdict: Literal["ok", "warning", "problem"]
+    verdict: Verdict
     what: str
     finding: str
     """What was found; for anything but `ok`, how to mend it as well."""
+    seconds: float
+    """That it took."""
 
 
 class Warn(Exception):
@@ -42,11 +48,13 @@ class Warn(Exception):
 
 def examine(config: RunConfig | None, settings: Settings) -> list[Check]:
     """All checks, and with a configuration those of its data and its weights."""
-    import torch  # takes its time, which is no check's
+    import torch
 
-    open_store(settings.store)  # for S3 boto3
-    if settings.tracking_uri.startswith("http"):
+    open_store(settings.store)
+    if settings.tracking_uri.startswith("http"):  # libraries take their time, which is no check's
         import mlflow  # noqa: F401
+    if config is not None and config.evaluate.extractor == "inception":
+        from .evaluate import extractors  # noqa: F401
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
         ("torch", lambda: f"{torch.__version__}, {_device()}"),
@@ -62,23 +70,24 @@ def examine(config: RunConfig | None, settings: Settings) -> list[Check]:
 
 
 def _examined(what: str, check: Callable[[], str]) -> Check:
-    answer = [Check("problem", what, f"no answer within {SECONDS:g} s; see that what it is on runs and can be reached")]
+    unanswered = f"no answer within {SECONDS:g} s; see that what it is on runs and can be reached"
+    answer: list[tuple[Verdict, str]] = [("problem", unanswered)]
 
     def ask() -> None:
         try:
-            answer[0] = Check("ok", what, check())
+            answer.append(("ok", check()))
         except Warn as warning:
-            answer[0] = Check("warning", what, str(warning))
+            answer.append(("warning", str(warning)))
         except GanpipeError as error:
-            answer[0] = Check("problem", what, str(error))
+            answer.append(("problem", str(error)))
         except Exception as error:
-            told = of_the_disk(error)
-            answer[0] = Check("problem", what, str(told) if told else f"{type(error).__name__}: {error}")
+            answer.append(("problem", str(of_the_disk(error) or f"{type(error).__name__}: {error}")))
 
+    began = time.monotonic()
     thread = threading.Thread(target=ask, daemon=True)  # one that hangs is left behind
     thread.start()
     thread.join(SECONDS)
-    return answer[0]
+    return Check(answer[-1][0], what, answer[-1][1], round(time.monotonic() - began, 3))
 
 
 def _python() -> str:

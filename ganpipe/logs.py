@@ -51,7 +51,7 @@ def readable(found: dict[str, Any]) -> str:
 
 
 def _head(found: dict[str, Any]) -> list[str]:
-    since = f" since {found['at']}" if found["at"] else ""
+    since = f", {found['at']}" if found["at"] else ""
     detail = f": {found['detail']}" if found["detail"] else ""
     return [f"run {found['run_id']}, begun {found['created']}", f"{found['state']}{since}{detail}"]
 

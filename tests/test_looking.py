@@ -179,4 +179,4 @@ def test_logs_follows_until_the_training_ends(old: Store) -> None:
     runs.write_state(old, run_id, "finished")
     rest = process.stdout.read()
     assert process.wait(60) == 0
-    assert rest.count("second") == 1 and "first" not in rest and "generator/loss" in rest
+    assert rest.count("Z second") == 1 and "first" not in rest and "generator/loss" in rest

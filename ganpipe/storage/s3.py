@@ -103,8 +103,12 @@ class S3Store(S3Place, Store):
                     if upload["Initiated"] < before:
                         parts = client.get_paginator("list_parts").paginate(**which)
                         size = sum(part["Size"] for listed in parts for part in listed.get("Parts", []))
-                        abort = partial(client.abort_multipart_upload, **which)
-                        yield Leftover(f"{upload['Key'].removeprefix(here)} (parts of an upload)", size, abort)
+                        name = upload["Key"].removeprefix(here)
+                        yield Leftover(f"{name} (parts of an upload)", size, partial(self._abort, name, which))
+
+    def _abort(self, key: str, upload: dict[str, str]) -> None:
+        with self._explained(key):
+            self._connected().client.abort_multipart_upload(**upload)
 
     def _get(self, key: str) -> S3Object | None:
         return self.read(_checked(key))

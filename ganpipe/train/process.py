@@ -29,7 +29,7 @@ from .runlog import run_log
 from .trainer import Trainer
 from .upload import SPOOL, StillWaiting
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ganpipe.train.process")  # what the launcher starts is named __main__
 
 
 class TrainRequest(BaseModel):

@@ -22,12 +22,20 @@ class Proxy:
         self.sent = 0
         self.port = free_port()
         self._pace = threading.Lock()
+        self._open: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def lead_nowhere(self) -> None:
+        """Cut all connections; no new one reaches a server until there is another `target`."""
+        self.target = 1
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._listener.close()
@@ -41,6 +49,7 @@ class Proxy:
                 except OSError:
                     client.close()
                     continue
+                self._open += [client, server]
                 threading.Thread(target=self._pump, args=(client, server, True), daemon=True).start()
                 threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from test_kill import all_weights, begin
+from tiny import tiny_raw
 
 from ganpipe import runs
+from ganpipe.cli import main
 from ganpipe.errors import Interrupted, of_the_disk
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
@@ -87,6 +89,24 @@ def test_what_waits_is_uploaded_by_resume_and_equals_a_run_without_trouble(
     assert sum("training run: classic" in line for line in lines) == 3, "one log over all resumes"
     assert any(" error: " in line and "3 checkpoints wait" in line for line in lines)
     assert all(line[:2] == "20" and line[19] == "Z" for line in lines), "every line has its time"
+
+
+@pytest.mark.slow
+def test_the_command_says_where_what_was_trained_waits(
+    store: Store, settings: Settings, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(json.dumps(tiny_raw()))
+    Path(store.uri.removeprefix("file://"), "runs", "run").mkdir(parents=True)
+    obstacle = blocked(store, "run")
+    assert main(["train", str(config), "--run", "run"]) == 1
+    err = capsys.readouterr().err
+    spool = settings.home / "work" / "run" / "spool"
+    assert f"3 checkpoints wait in {spool}; `ganpipe train --resume run` on this machine uploads them" in err
+    assert "Traceback" not in err
+    obstacle.unlink()
+    assert main(["train", "--resume", "run"]) == 0
+    assert names(store, "run") == NAMES
 
 
 def test_a_half_made_snapshot_is_not_taken_for_one(digits: Dataset, store: Store, settings: Settings) -> None:
