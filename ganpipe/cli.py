@@ -81,7 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, a run's id, or a .safetensors file")
     added.add_argument("--n", type=_positive, default=64, help="how many")
     added.add_argument("--seed", type=int, default=0)
-    added.add_argument("--out", metavar="PATH", required=True, help="x.png: one picture; x.csv: points; otherwise a folder of files")
+    added.add_argument(
+        "--out", metavar="PATH", required=True, help="x.png: one picture; x.csv: points; otherwise a folder of files"
+    )
 
     command("runs", commands.runs, "list the runs of the store")
     command("ui", commands.ui, "serve MLflow's pages on this machine").add_argument("--port", type=int, default=5000)
