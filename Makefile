@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 CONFIG ?= configs/digits-dcgan.yaml
-BENCHMARKS ?= benchmarks/train_step.py benchmarks/prepare.py benchmarks/quality.py benchmarks/hw06.py
+BENCHMARKS ?= benchmarks/train_step.py benchmarks/prepare.py benchmarks/quality.py benchmarks/hw06.py benchmarks/points.py
 
 .PHONY: help install nightly test test-slow check bench ui constraints clean
 

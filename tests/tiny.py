@@ -1,4 +1,4 @@
-"""The smallest complete configuration that tests start from."""
+"""The smallest complete configurations that tests start from."""
 
 from __future__ import annotations
 
@@ -22,3 +22,11 @@ def tiny_raw(**train: Any) -> dict[str, Any]:
         },
         "register": {"model": "tiny"},
     }
+
+
+def points_raw(name: str = "ring8", **source: Any) -> dict[str, Any]:
+    """The same of points in the plane."""
+    raw = tiny_raw()
+    raw["prepare"] = {"source": {"name": name, **source}}
+    raw["gan"] = {"name": "classic", "network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}, "latent_dim": 2}
+    return raw

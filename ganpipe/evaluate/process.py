@@ -103,10 +103,10 @@ class Scorer:
 
     def _load(self, checkpoint: CheckpointRef) -> LoadedGenerator:
         loaded = load_generator(self.file(checkpoint), self.ranks.device)
-        made = sampled(loaded.spec).shape
+        made, kind = sampled(loaded.spec).shape, loaded.output
         if made != self.shape:
             raise InputError(
-                f"{checkpoint.prefix} makes rows of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
+                f"{checkpoint.prefix} makes {kind}s of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
                 f"{self.shape}: scores of one are no measure for the other"
             )
         return loaded
