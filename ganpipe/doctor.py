@@ -53,6 +53,8 @@ def examine(config: RunConfig | None, settings: Settings) -> list[Check]:
     open_store(settings.store)
     if settings.tracking_uri.startswith("http"):  # libraries take their time, which is no check's
         import mlflow  # noqa: F401
+    if config is not None:
+        from .prepare import sources  # noqa: F401
     if config is not None and config.evaluate.extractor == "inception":
         from .evaluate import extractors  # noqa: F401
     checks: list[tuple[str, Callable[[], str]]] = [
