@@ -74,11 +74,11 @@ class Scorer:
         """
         name = checkpoint.generator_key.removeprefix(f"{checkpoint.prefix}/")
         loaded = load_generator(self.store.fetch(checkpoint.prefix, [name])[name], self.device)
-        made = sampled(loaded.spec).shape
-        if made != self.shape:
+        made = sampled(loaded.spec)
+        if made.shape != self.shape:
             raise InputError(
-                f"{checkpoint.prefix} makes rows of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
-                f"{self.shape}: scores of one are no measure for the other"
+                f"{checkpoint.prefix} makes {made.kind}s of shape {made.shape}, data set "
+                f"{self.protocol.dataset_digest[:12]} has {self.shape}: scores of one are no measure for the other"
             )
         rows = [self._seed(loaded, seed, checkpoint) for seed in sample_seeds]
         by_seed = {metric: [row[metric] for row in rows] for metric in rows[0]}
