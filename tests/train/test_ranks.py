@@ -116,10 +116,11 @@ def test_killed_on_two_ranks_and_resumed(victim: str, store: Store, settings: Se
 
     command = start("killed", path, settings)
     assert until(lambda: runs.checkpoints(store, "killed"))
-    family = psutil.Process(command.pid).children(recursive=True)
-    ranks = [process for process in family if "ganpipe.train.process" in process.cmdline()[-3:]]
-    assert len(family) == 3 and len(ranks) == 2
-    chosen = {"command": command.pid, "torchrun": family[0].pid, "rank": ranks[1].pid}[victim]
+    (torchrun,) = psutil.Process(command.pid).children()
+    ranks = torchrun.children(recursive=True)
+    assert len(ranks) == 2
+    family = [torchrun, *ranks]
+    chosen = {"command": command.pid, "torchrun": torchrun.pid, "rank": ranks[1].pid}[victim]
     os.kill(chosen, signal.SIGKILL)
     command.wait(60)
     assert until(lambda: not any(process.is_running() for process in family), 30)
