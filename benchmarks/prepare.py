@@ -22,9 +22,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ganpipe.config import PrepareConfig
 from ganpipe.prepare.decode import decode
 from ganpipe.prepare.sources import find
+from ganpipe.prepareconfig import PrepareConfig
 from ganpipe.sourceconfig import FolderSource
 
 SIDE, RESOLUTION = 256, 64

@@ -10,74 +10,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    SerializeAsAny,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .options import GanConfig, OptimizersConfig, Section
-from .pointconfig import PointsConfig, holds_points
+from .prepareconfig import AnyPrepareConfig, holds_points
 from .schedule import Schedule, within
-from .sourceconfig import Source
-
-
-class PrepareConfig(Section):
-    """Stage 1: from a source of images to content-addressed shards."""
-
-    source: Source
-    """Where the data comes from."""
-    resolution: int = Field(ge=8, le=1024)
-    """Height and width of the prepared images, pixels; a power of two."""
-    channels: Literal[1, 3] = 3
-    """1 for grey (ITU-R 601 luma), 3 for RGB."""
-    crop: Literal["center", "none"] = "center"
-    """`center`: the largest centred square; `none`: the whole image is stretched to a square."""
-    background: tuple[int, int, int] = (255, 255, 255)
-    """RGB, 0 to 255: what shows through transparent pixels."""
-    test_fraction: float = Field(0.2, gt=0, lt=0.5)
-    """Share of the images that is never trained on: the floor of every score."""
-    extractor_fraction: float = Field(0.15, ge=0, lt=0.5)
-    """Share of the images that only the `domain` feature extractor is trained on; 0 when another extractor is used."""
-    on_corrupt: Literal["fail", "skip"] = "fail"
-    """Unreadable image files: stop and name them all, or leave them out and count them."""
-
-    @field_validator("resolution")
-    @classmethod
-    def _power_of_two(cls, value: int) -> int:
-        if value & (value - 1):
-            raise ValueError(f"{value} is not a power of two; take 8, 16, 32, 64, 128, 256, 512 or 1024")
-        return value
-
-    @field_validator("background")
-    @classmethod
-    def _bytes(cls, value: tuple[int, int, int]) -> tuple[int, int, int]:
-        if not all(0 <= part <= 255 for part in value):
-            raise ValueError("each of the three numbers lies between 0 and 255")
-        return value
-
-    @property
-    def kind(self) -> Literal["image"]:
-        """The kind of column that is prepared."""
-        return "image"
-
-    def described(self) -> str:
-        """For people: what the rows look like."""
-        return f"{self.resolution} px and {self.channels} channel{'s' if self.channels > 1 else ''}"
-
-
-AnyPrepareConfig = Annotated[
-    Annotated[PrepareConfig, Tag("image")] | Annotated[PointsConfig, Tag("point")],
-    Discriminator(lambda value: "point" if holds_points(value) else "image"),
-]
 
 
 class StopConfig(Section):

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from .config import RunConfig
 from .errors import GanpipeError, of_the_disk
-from .pointconfig import PointsConfig
+from .prepareconfig import PointsConfig
 from .settings import SQLITE, Settings
 from .storage import Conflict, FileStore, open_store
 

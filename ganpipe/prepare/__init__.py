@@ -9,8 +9,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import PrepareConfig, RunConfig
-from ..pointconfig import PointsConfig
+from ..config import RunConfig
+from ..prepareconfig import PointsConfig, PrepareConfig
 from ..refs import DatasetRef
 from ..settings import Settings
 from ..storage import Store, open_store, scratch_folder

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..config import FEATURE_DIMENSIONS, PrepareConfig, RunConfig
+from ..config import FEATURE_DIMENSIONS, RunConfig
 from ..errors import InputError
+from ..prepareconfig import PrepareConfig
 
 MIN_TEST_IMAGES = 2
 MIN_EXTRACTOR_IMAGES = 64

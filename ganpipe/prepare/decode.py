@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ..config import PrepareConfig
 from ..errors import InputError, WorkFailed
+from ..prepareconfig import PrepareConfig
 from ..spec import Column
 from .earlier import Earlier
 from .found import MAX_BYTES, Columns, Contents, Picture, Remote

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import PrepareConfig
 from ..errors import GanpipeError
+from ..prepareconfig import PrepareConfig
 from ..storage import Store
 from . import index
 from .manifest import Dataset

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..config import PrepareConfig
+from ..prepareconfig import PrepareConfig
 from .found import Found
 
 FORMAT: Final = 1

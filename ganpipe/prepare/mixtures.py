@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from ..pointconfig import PointsConfig
+from ..prepareconfig import PointsConfig
 from ..spec import Column, Mixture
 from .decode import Rows
 from .found import Columns

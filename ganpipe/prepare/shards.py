@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import AnyPrepareConfig, PrepareConfig
+from ..prepareconfig import AnyPrepareConfig, PrepareConfig
 from ..spec import Column
 from .decode import Rows
 from .manifest import FORMAT, DataManifest, Table, offsets_name
