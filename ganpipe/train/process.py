@@ -65,7 +65,7 @@ def _fit(
     trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work, ranks)
     log.info(
         "training %s: %s, seed %s, on %d x %s with %d threads, torch %s, ganpipe %s",
-        record.run_id, config.gan.name, config.train.seed, ranks.count, trainer.device, torch.get_num_threads(),
+        record.run_id, config.gan.name, config.train.seed, ranks.count, trainer.device.type, torch.get_num_threads(),
         torch.__version__, __version__,
     )  # fmt: skip
     ranks.from_main(trainer.uploads.catch_up)
