@@ -1,6 +1,6 @@
 """The processes that do one piece of work together, and all that they tell one another.
 
-Gradients are averaged where they lie, over accelerate's process group (NCCL or gloo), once for each update. All else
+Gradients are added up where they lie, over accelerate's process group (NCCL or gloo), once for each update. All else
 (who writes, what all agree on, who measures what) goes over gloo and the CPU: a decision must not wait for a GPU's
 queue. With one process every method is free.
 
@@ -25,6 +25,15 @@ from .errors import WorkFailed
 Result = TypeVar("Result")
 PATIENCE = timedelta(hours=2)
 """Of ranks that wait while rank 0 trains an extractor or reads a slow store; one that died is noticed at once."""
+
+
+SMALL = 1 << 16
+"""Elements; below, a message costs more than what it carries."""
+
+
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """The elements of a dense tensor as they lie in memory, whatever their order: a view of one dimension."""
+    return tensor.detach().as_strided((tensor.numel(),), (1,))
 
 
 class Ranks:
@@ -63,18 +72,21 @@ class Ranks:
                 dist.broadcast(copy, 0)
                 tensor.detach().copy_(copy)
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each float32 tensor by its mean over the ranks, bit for bit the same on all of them.
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the ranks, bit for bit the same on all of them.
 
-        One message for all of them: a sum's last bits hang on how it is cut.
+        Large ones where they lie; small ones in one message.
         """
         if self._group is None or not tensors:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
-        flat /= self.count
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        flat = [_in_memory_order(tensor) for tensor in tensors]
+        small = [tensor for tensor in flat if tensor.numel() < SMALL]
+        together = torch.cat(small) if small else flat[0][:0]
+        messages = [*([together] if small else []), *(tensor for tensor in flat if tensor.numel() >= SMALL)]
+        for sent in [dist.all_reduce(message, async_op=True) for message in messages]:
+            sent.wait()
+        for tensor, part in zip(small, together.split([tensor.numel() for tensor in small]), strict=True):
+            tensor.copy_(part)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag: whether it is set on any rank."""

@@ -160,17 +160,18 @@ class Trainer:
         if other is not None:
             freeze(other, True)
         micro_batches = self._my_micro_batches()
+        share = len(micro_batches) * self.ranks.count
         stats: list[dict[str, Tensor]] = []
         for rows in micro_batches:
             step = self._step_at(f"{phase[0]}{number}", position, rows)
             with self._autocast():
                 loss = loss_function(self.nets, self.batches.at(position, self.train.batch, rows), step)
-            (loss.total / len(micro_batches)).backward()
+            (loss.total / share).backward()
             self._log(phase, {"loss": loss.total.detach(), **loss.logs})
             stats.append(loss.stats)
-        means = {name: torch.stack([entry[name] for entry in stats]).mean() for name in stats[0]}
+        means = {name: torch.stack([entry[name] for entry in stats]).sum() / share for name in stats[0]}
         gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-        self.ranks.average([*gradients, *means.values()])
+        self.ranks.add_up([*gradients, *means.values()])
         self._log(phase, {"grad_norm": torch.nn.utils.get_total_norm(gradients)})
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
