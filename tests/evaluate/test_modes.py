@@ -19,6 +19,7 @@ from ganpipe.evaluate.process import Scorer
 from ganpipe.evaluate.protocol import lower_is_better, metric_names
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.prepare.mixtures import MIXTURES, draw_mixture
+from ganpipe.ranks import Ranks
 from ganpipe.settings import Settings
 from ganpipe.storage import Store, open_store
 
@@ -36,7 +37,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Scorer]:
 
 
 def scores_of(scorer: Scorer, points: np.ndarray) -> dict[str, float]:
-    features = fidelity.extract(scorer.extractor, fidelity.chunks(points))
+    features = fidelity.extract(scorer.extractor, len(points), fidelity.rows_of(points), Ranks(), "points")
     return fidelity.measure(features, scorer.reference, scorer.protocol)
 
 
@@ -77,7 +78,7 @@ def test_a_mode_counts_from_a_tenth_of_its_fair_share_on() -> None:
 
 def test_the_extractor_returns_points_and_their_distances(ring: tuple[Settings, Scorer]) -> None:
     points = np.random.default_rng(0).normal(0, 2, (150, 2)).astype(np.float32)
-    features = fidelity.extract(ring[1].extractor, fidelity.chunks(points))
+    features = fidelity.extract(ring[1].extractor, len(points), fidelity.rows_of(points), Ranks(), "points")
     np.testing.assert_array_equal(features.features_ND.numpy(), points)
     np.testing.assert_allclose(features.logits_NK.numpy(), distances(points).numpy(), rtol=1e-4)
 
