@@ -23,6 +23,7 @@ from plain_dcgan import make_step
 from ganpipe.config import RunConfig, load_config
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import DataManifest, Dataset, Table
+from ganpipe.refs import CheckpointRef
 from ganpipe.spec import Column
 from ganpipe.storage import open_store
 from ganpipe.train.trainer import Trainer
@@ -57,8 +58,8 @@ def loop_images_per_second(trainer: Trainer, steps: int) -> float:
     stop = trainer.train.stop.model_copy(update={"kimg": goal})
     every = 5 * BATCH / 1000
     trainer.train = trainer.train.model_copy(update={"stop": stop, "log_every_kimg": every, "snapshot_kimg": 1e6})
-    trainer.snapshot = lambda: None  # type: ignore[method-assign, assignment, return-value]
-    trainer._newest_checkpoint = lambda: None  # type: ignore[method-assign]
+    there_already = CheckpointRef(run_id="benchmark", images_seen=10**12, prefix="none", generator_sha256="0" * 64)
+    trainer._newest_checkpoint = lambda: there_already  # type: ignore[method-assign]
     start = time.perf_counter()
     trainer.fit(StopSignal())
     return steps * BATCH / (time.perf_counter() - start)
