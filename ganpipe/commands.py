@@ -23,17 +23,12 @@ if TYPE_CHECKING:
     from .config import RunConfig
     from .refs import Decision, EvalReport
     from .runs import RunRecord
-    from .sample import LoadedGenerator
     from .settings import Settings
 
 log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 1800.0
 JOIN_POLL_SECONDS = 2.0
-
-
-OTHER_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-"""What pictures are not written as."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,6 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
         from flows.nightly import nightly
 
         os.environ.update(settings.to_environment())  # the flow takes its settings from there
-
         result = Night.model_validate(nightly(args.config, overrides=args.set, seed=args.seed))
     return Outcome(result, "\n" + summary(result, settings), _exit_code(result.decision))
 
@@ -147,14 +141,14 @@ def _begun(args: argparse.Namespace, settings: Settings, run_id: str) -> tuple[R
 
 def _joined(run_id: str | None, settings: Settings) -> tuple[RunRecord, RunConfig]:
     """A run that the first machine begins; waited for, as nobody starts them all at once."""
-    from .runs import open_run, run_ids
+    from .runs import open_run, run_exists
     from .storage import open_store
 
     if not run_id:
         raise InputError("give every machine the same --run RUN: the others join the run that node 0 begins")
     store = open_store(settings.store)
     waited = 0.0
-    while run_id not in run_ids(store):
+    while not run_exists(store, run_id):
         if waited == 0:
             log.info("waiting for node 0 to begin run %s in %s", run_id, store.uri)
         if waited >= JOIN_SECONDS:
@@ -166,11 +160,11 @@ def _joined(run_id: str | None, settings: Settings) -> tuple[RunRecord, RunConfi
 
 def _created(run_id: str | None, settings: Settings) -> datetime | None:
     """When the run began, if there is such a run: its `seed: auto` hangs on that."""
-    from .runs import open_run, run_ids
+    from .runs import open_run, run_exists
     from .storage import open_store
 
     store = open_store(settings.store)
-    return open_run(store, run_id)[0].created if run_id in run_ids(store) and run_id else None
+    return open_run(store, run_id)[0].created if run_id and run_exists(store, run_id) else None
 
 
 def _report(run_id: str, settings: Settings) -> EvalReport:
@@ -212,51 +206,13 @@ def lineage(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from . import register, sample
+    from . import generated, register, sample
 
     weights = register.resolve(args.model, settings)
-    generator = sample.load_generator(weights)
     path = Path(args.out).expanduser()
-    write = _write_points if generator.output == "point" else _write_images
-    try:
-        write(generator, args.seed, args.n, path)
-    except OSError as error:
-        raise InputError(f"--out {args.out}: {error}") from error
+    generated.write(sample.load_generator(weights), args.seed, args.n, path)
     result = {"path": str(path.resolve()), "n": args.n, "seed": args.seed, "weights": str(weights)}
     return Outcome(result, f"{args.n} samples: {path}")
-
-
-def _write_images(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
-    """A grid as .png, or a folder of PNGs."""
-    from . import sample
-
-    if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
-        raise InputError(f"--out {path}: grids are written as .png; a name without suffix is a folder of PNGs")
-    images = sample.draw_images(generator.gan, generator.module, seed, n).numpy()
-    if path.suffix.lower() == ".png":
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.grid_png(images))
-        return
-    path.mkdir(parents=True, exist_ok=True)
-    for index in range(n):
-        picture = sample.grid_png(images[index : index + 1], scale_to=1)
-        (path / f"seed{seed}-{index:06d}.png").write_bytes(picture)
-
-
-def _write_points(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
-    """A scatter as .png, or the points as .csv, by default a file of that kind in a folder."""
-    from . import plane, sample
-
-    suffix = path.suffix.lower()
-    if suffix in OTHER_IMAGES:
-        raise InputError(f"--out {path}: points are drawn as .png or written as .csv; other names are folders")
-    points = sample.draw_points(generator.gan, generator.module, seed, n).numpy()
-    file = path if suffix in (".png", ".csv") else path / f"seed{seed}.csv"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".png":
-        file.write_bytes(plane.picture(points, generator.spec["point"].mixture))
-    else:
-        file.write_text("x,y\n" + "".join(f"{x:.9g},{y:.9g}\n" for x, y in points))
 
 
 def _exit_code(decision: Decision) -> int:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .evaluate.modes import HIGH_QUALITY_SIGMAS
 from .spec import Mixture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIGMAS = 3
-"""Radius of the circles around modes: a sample inside counts as one of high quality."""
 PIXELS = 720
 """Height of a picture, and width of each of its panels."""
 RESOLUTION = 192
@@ -30,7 +29,6 @@ def picture(
     mixture: Mixture | None = None,
     real_N2: np.ndarray | None = None,
     surface: Surface | None = None,
-    title: str = "",
 ) -> bytes:
     """A PNG: the generated points over the real ones, the modes circled; beside it the surface, when there is one.
 
@@ -45,7 +43,7 @@ def picture(
     axes = figure.subplots(1, panels, squeeze=False)[0]
     reach = _reach(generated_N2, mixture, real_N2)
     _scatter(axes[0], generated_N2, mixture, real_N2, reach)
-    axes[0].set_title(title or f"{len(generated_N2):,} generated points", loc="left", fontsize=11, color=INK)
+    axes[0].set_title(f"{len(generated_N2):,} generated points", loc="left", fontsize=11, color=INK)
     if surface is not None:
         _surface(axes[1], surface, mixture, reach)
         axes[1].set_title("discriminator's logits", loc="left", fontsize=11, color=INK)
@@ -101,7 +99,7 @@ def _circles(axes: Axes, mixture: Mixture | None, colour: str) -> None:
 
     if mixture is None:
         return
-    diameters = [2 * SIGMAS * mixture.deviation] * len(mixture.centres)
+    diameters = [2 * HIGH_QUALITY_SIGMAS * mixture.deviation] * len(mixture.centres)
     axes.add_collection(
         EllipseCollection(
             diameters, diameters, np.zeros(len(diameters)), units="xy", offsets=mixture.centres,

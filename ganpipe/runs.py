@@ -55,7 +55,7 @@ def begin_run(store: Store, record: RunRecord, config: RunConfig) -> None:
     Raises InputError listing the differences when the run was begun with another config or data set.
     """
     run_id = record.run_id
-    if store.exists(f"runs/{run_id}/run.json"):
+    if run_exists(store, run_id):
         existing, existing_config = open_run(store, run_id)
         lines = differences(_what_trains(existing_config), _what_trains(config))
         if existing.dataset.digest != record.dataset.digest:
@@ -86,6 +86,10 @@ def open_run(store: Store, run_id: str) -> tuple[RunRecord, RunConfig]:
     except FileNotFoundError as error:
         raise InputError(f"there is no run {run_id!r} in {store.uri}; `ganpipe runs` lists them") from error
     return record, load_config(parse_yaml(text, f"{store.uri}/{key}"))
+
+
+def run_exists(store: Store, run_id: str) -> bool:
+    return store.exists(f"runs/{run_id}/run.json")
 
 
 def run_ids(store: Store) -> list[str]:

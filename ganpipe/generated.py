@@ -1,0 +1,49 @@
+"""What `ganpipe generate` leaves: pictures of samples, or the samples as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import plane, sample
+from .errors import InputError
+from .sample import LoadedGenerator
+
+OTHER_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+"""What pictures are not written as."""
+
+
+def write(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
+    """Samples 0, ..., n - 1 of the seed, as the suffix of `path` says. Raises InputError when it cannot be written."""
+    try:
+        (_points if generator.output == "point" else _images)(generator, seed, n, path)
+    except OSError as error:
+        raise InputError(f"--out {path}: {error}") from error
+
+
+def _images(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
+    """A grid as .png, or a folder of PNGs."""
+    if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
+        raise InputError(f"--out {path}: grids are written as .png; a name without suffix is a folder of PNGs")
+    images = sample.draw_images(generator.gan, generator.module, seed, n).numpy()
+    if path.suffix.lower() == ".png":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sample.grid_png(images))
+        return
+    path.mkdir(parents=True, exist_ok=True)
+    for index in range(n):
+        picture = sample.grid_png(images[index : index + 1], scale_to=1)
+        (path / f"seed{seed}-{index:06d}.png").write_bytes(picture)
+
+
+def _points(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
+    """A scatter as .png, or the points as .csv, by default a file of that kind in a folder."""
+    suffix = path.suffix.lower()
+    if suffix in OTHER_IMAGES:
+        raise InputError(f"--out {path}: points are drawn as .png or written as .csv; other names are folders")
+    points = sample.draw_points(generator.gan, generator.module, seed, n).numpy()
+    file = path if suffix in (".png", ".csv") else path / f"seed{seed}.csv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".png":
+        file.write_bytes(plane.picture(points, generator.spec["point"].mixture))
+    else:
+        file.write_text("x,y\n" + "".join(f"{x:.9g},{y:.9g}\n" for x, y in points))
