@@ -115,11 +115,12 @@ class Settings(BaseModel):
         """
         settings = self.model_copy(update={name: value for name, value in given.items() if value is not None})
         host, _, port = (settings.rendezvous or "").rpartition(":")
-        met = bool(host) and port.isdigit() and 0 <= settings.node < settings.nodes
-        if settings.nodes > 1 and not met:
+        met = settings.nodes > 1 and bool(host) and port.isdigit() and 0 <= settings.node < settings.nodes
+        if (settings.nodes, settings.node, settings.rendezvous) != (1, 0, None) and not met:
             raise InputError(
-                f"--nodes {settings.nodes} needs --rendezvous HOST:PORT, the same on every machine, "
-                f"and --node 0 to {settings.nodes - 1}, another one on each"
+                f"several machines need --nodes N, 2 or more (here {settings.nodes}), and --rendezvous HOST:PORT, the "
+                f"same on every machine (here {settings.rendezvous}), and --node K, 0 to N - 1, another one on each "
+                f"(here {settings.node})"
             )
         return settings
 

@@ -160,3 +160,17 @@ def test_a_batch_that_cannot_be_shared_is_refused(settings: Settings) -> None:
     train.check(load_config(tiny_raw(micro_batch=8)), pair)
     with pytest.raises(InputError, match=r"3 processes.*train\.batch a multiple of 3"):
         train.check(load_config(tiny_raw(micro_batch=8)), settings.model_copy(update={"num_processes": 3}))
+
+
+@pytest.mark.parametrize(
+    "given", [{"nodes": 2}, {"node": 1}, {"nodes": 2, "node": 2, "rendezvous": "a:1"}, {"nodes": 2, "rendezvous": "a"}]
+)
+def test_machines_that_could_never_meet_are_refused(given: dict[str, int | str], settings: Settings) -> None:
+    with pytest.raises(InputError, match="--rendezvous HOST:PORT"):
+        settings.on_processes(**given)
+
+
+def test_a_number_of_processes_that_is_none_is_refused() -> None:
+    for wrong in ("0", "two", "-1"):
+        with pytest.raises(InputError, match="GANPIPE_NUM_PROCESSES"):
+            Settings.from_environment({"GANPIPE_NUM_PROCESSES": wrong})
