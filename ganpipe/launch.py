@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -90,7 +91,8 @@ def run_child(
         finally:
             _signal_group(process.pid, signal.SIGKILL)  # the child, if it is stubborn, and whatever it started
             for path in folder.glob("*.pid"):
-                _signal_group(int(path.read_text()), signal.SIGKILL)
+                with contextlib.suppress(FileNotFoundError):  # it has just ended by itself
+                    _signal_group(int(path.read_text()), signal.SIGKILL)
             process.wait()
             if process.stdin:
                 process.stdin.close()
@@ -188,7 +190,9 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     request_path, grace_seconds = Path(sys.argv[1]), float(sys.argv[2])
     rank = os.environ.get("LOCAL_RANK", "0")
     pid_path = request_path.with_name(f"{rank}.pid")
-    pid_path.write_text(str(os.getpid()), encoding="utf-8")
+    _write_whole(pid_path, str(os.getpid()))
+    if int(os.environ.get("RANK", "0")) > 0:
+        logging.getLogger("ganpipe").setLevel(logging.ERROR)  # the first process says it for all
     stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _frame: stop.request(signal.Signals(number).name))
@@ -205,14 +209,18 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
         kind = kind or WorkFailed
         exit_code = getattr(kind, "exit_code", 1)
         outcome = json.dumps({"error": {"kind": kind.__name__, "message": message}})
-    result_path = request_path.with_name(f"result-{rank}.json")
-    temporary = result_path.with_suffix(".tmp")
-    temporary.write_text(outcome, encoding="utf-8")
-    temporary.replace(result_path)
+    _write_whole(request_path.with_name(f"result-{rank}.json"), outcome)
     pid_path.unlink()
     if stop.reason == PARENT_GONE:
         _end_group()  # nobody else is left to do it
     sys.exit(exit_code)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """The parent reads it whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def of_the_peers(error: BaseException) -> PeerLost | None:

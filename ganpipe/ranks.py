@@ -25,8 +25,6 @@ from .errors import WorkFailed
 Result = TypeVar("Result")
 PATIENCE = timedelta(hours=2)
 """Of ranks that wait while rank 0 trains an extractor or reads a slow store; one that died is noticed at once."""
-
-
 SMALL = 1 << 16
 """Elements; below, a message costs more than what it carries."""
 
@@ -111,6 +109,12 @@ class Ranks:
         values: list[Any] = [None] * self.count
         dist.all_gather_object(values, value, self._group)
         return values
+
+    def main_first(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, called by rank 0 first: for what one makes and all the others find."""
+        result = work() if self.is_main else None
+        self.any(False)
+        return work() if result is None else result
 
     def from_main(self, work: Callable[[], Result]) -> Result:
         """What `work` returns on rank 0, where alone it is called."""

@@ -46,7 +46,7 @@ class Weights:
 
     extractor: str
     """`domain`, `inception` or `point`."""
-    path: Path | Mixture
+    content: Path | Mixture
     sha256: str
     """Of the original file; a mirrored copy in another format keeps it. Of a mixture's JSON."""
 
@@ -157,13 +157,13 @@ def build_extractor(weights: Weights, device: torch.device | str = "cpu") -> Fea
     Raises InputError when the weights' file does not fit it.
     """
     extractor = EXTRACTORS[weights.extractor]
-    content: Any = weights.path
+    content: Any = weights.content
     layers = [extractor.get_default_feature_layer_for_metric(metric) for metric in ("fid", LABELLED_METRIC)]
     try:
         built = extractor(registered_name(weights.extractor), layers, feature_extractor_weights_path=content)
     except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(
-            f"{weights.path} does not hold weights of the {weights.extractor} extractor: {error}"
+            f"{weights.content} does not hold weights of the {weights.extractor} extractor: {error}"
         ) from error
     return built.to(device)
 

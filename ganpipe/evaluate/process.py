@@ -70,9 +70,7 @@ class Scorer:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # the protocol says fp32
         dataset = Dataset.open(store, digest)
         require_enough(config, dataset)
-        # Rank 0 trains or mirrors what is missing; then every machine has its own copy.
-        ranks.from_main(lambda: find_weights(config.extractor, dataset, store, settings))
-        weights = find_weights(config.extractor, dataset, store, settings)
+        weights = ranks.main_first(lambda: find_weights(config.extractor, dataset, store, settings))
         extractor = build_extractor(weights, ranks.device)
         protocol = todays_protocol(config, dataset, weights)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)

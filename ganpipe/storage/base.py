@@ -25,6 +25,8 @@ from tqdm import tqdm
 from ..errors import InputError, WorkFailed
 
 MANIFEST = "manifest.json"
+STAGING = ".staging"
+"""For what is not visible yet, or never will be; no list shows it."""
 TRANSFER_THREADS = 8
 PROGRESS_BYTES = 64 << 20
 

@@ -15,10 +15,7 @@ from urllib.parse import unquote, urlparse
 
 from ..errors import InputError
 from ..settings import file_uri
-from .base import MANIFEST, Conflict, Leftover, ObjectInfo, Store, check_key
-
-STAGING = ".staging"
-"""Where what is not visible yet is written; no list shows it."""
+from .base import MANIFEST, STAGING, Conflict, Leftover, ObjectInfo, Store, check_key
 
 
 class FileStore(Store):

@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError
 from ..errors import InputError, WorkFailed
 from .base import (
     MANIFEST,
+    STAGING,
     Conflict,
     CorruptObject,
     Leftover,
@@ -30,8 +31,6 @@ from .cache import Cache
 from .s3errors import endpoint_variable
 from .s3place import S3Object, S3Place, error_code
 
-STAGING = ".staging"
-"""Where the server is tried out; no list shows it."""
 WRITE_TRIES = 20
 WRITER = "ganpipe-write"
 """Metadata that tells whose write a racing one sees."""

@@ -96,8 +96,7 @@ def recorded(store: Store, run_id: str, work: Path) -> Iterator[None]:
 
 @contextmanager
 def taking_part(store: Store, run_id: str) -> Iterator[None]:
-    """The other ranks leave the words to rank 0, unless the run ends by them."""
-    logging.getLogger("ganpipe").setLevel(logging.WARNING)
+    """The other ranks leave the records to rank 0, unless the run ends by them."""
     try:
         yield
     except Interrupted:

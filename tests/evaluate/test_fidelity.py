@@ -54,7 +54,7 @@ def both_ways(weights: Weights, generated: Tensor, real: Tensor) -> tuple[dict[s
     theirs = torch_fidelity.calculate_metrics(
         input1=Images(generated), input2=Images(real), cuda=False, batch_size=64, verbose=False, save_cpu_ram=True,
         fid=True, isc=True, kid=True, prc=True, cache=False,
-        feature_extractor=registered_name(weights.extractor), feature_extractor_weights_path=str(weights.path),
+        feature_extractor=registered_name(weights.extractor), feature_extractor_weights_path=str(weights.content),
         kid_subsets=4, kid_subset_size=n - 1, isc_splits=2, prc_neighborhood=3,
     )  # fmt: skip
     suffix = "" if weights.extractor == "inception" else f"_{weights.extractor}"
