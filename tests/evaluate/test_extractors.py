@@ -129,12 +129,12 @@ def test_inception_weights_are_found_and_mirrored(
     cached.parent.mkdir(parents=True)
     torch.save({"weight": torch.ones(2)}, cached)
     sha256 = hashlib.sha256(cached.read_bytes()).hexdigest()
-    assert extractors.find_inception(store, settings).path == cached
+    assert extractors.find_inception(store, settings).content == cached
     monkeypatch.setattr(extractors, "INCEPTION_SHA256", sha256[:8])
     assert extractors.find_inception(store, settings).sha256 == sha256
     cached.unlink()
     mirrored = extractors.find_inception(store, settings)
-    assert mirrored.sha256 == sha256 and mirrored.path.suffix == ".safetensors"
+    assert mirrored.sha256 == sha256 and mirrored.content.suffix == ".safetensors"
 
 
 def test_code_in_a_weights_file_is_not_run(tmp_path: Path) -> None:
