@@ -6,28 +6,44 @@ Data sets are not cached here: `prepare` keeps its own index by content digest, 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC
 from typing import Any, TypeVar
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.blocks.core import Block
 from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.settings import PREFECT_UI_URL
 
 from ganpipe.config import load_config
 from ganpipe.errors import InputError, WorkFailed
-from ganpipe.night import Night, markdown, night
+from ganpipe.night import Night, markdown, night, summary
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 
+log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
+
+LEASE_SECONDS = 60.0
+"""For which GPUs stay taken when their night was killed."""
 
 MAX_PICTURE_BYTES = 256 << 10
 """Of a grid inside the artifact: image artifacts proper take only addresses that a browser can reach."""
 
 
 def worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
-    """A place that was away may be back; wrong input stays wrong."""
+    """A place that was away may be back; wrong input stays wrong, and a night's time is up once."""
+    if state.name == "TimedOut":
+        return False
     try:
         state.result()
     except InputError:
@@ -45,39 +61,112 @@ RETRIED: dict[str, dict[str, Any]] = {"prepare": IO, "register": IO}
 
 
 @flow(name="nightly", persist_result=False)
-def nightly(config: dict[str, Any] | str, overrides: list[str] | None = None, seed: int | None = None) -> Night:
+def nightly(
+    config: dict[str, Any] | str,
+    overrides: list[str] | None = None,
+    seed: int | None = None,
+    num_processes: int | None = None,
+    max_hours: float | None = None,
+    pool: str | None = None,
+    notify: str | None = None,
+) -> Night:
     """Train the configuration (a YAML file's path, or its content) and ask the gate about the result.
 
-    A retry of the same flow run continues its run.
+    A retry of the same flow run continues its run. The last four belong to deployments, see flows/deploy.py: processes
+    that train together, hours after which the night is stopped, the pool whose GPUs they take, and the block that is
+    told the result.
     """
     resolved = load_config(config, [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])])
-    settings = Settings.from_environment()
-    result = night(
-        resolved,
-        settings,
-        started=runtime.flow_run.scheduled_start_time.astimezone(UTC),
-        call=as_task,
-        flow_run_id=str(runtime.flow_run.id),
-        where=f"flow run {runtime.flow_run.name}",
-    )
+    settings = Settings.from_environment().on_processes(num_processes=num_processes)
+    leave_with_the_worker()
+    with gpus(pool, settings.num_processes):
+        result = night(
+            resolved,
+            settings,
+            started=runtime.flow_run.scheduled_start_time.astimezone(UTC),
+            call=Tasks(max_hours),
+            flow_run_id=str(runtime.flow_run.id),
+            where=f"flow run {runtime.flow_run.name}",
+        )
     create_markdown_artifact(
         markdown(result, _embedded(result, settings)),
         key=f"nightly-{result.model.product}".lower().replace("_", "-").replace(".", "-"),
         description=f"{result.run_id}: {'promoted' if result.decision.promoted else 'not promoted'}",
     )
+    if notify:
+        tell(notify, result, settings)
     return result
 
 
-def as_task(name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
-    """Run a stage as a task, in this thread: a submitted one could not stop its child process when it is cancelled.
+class Tasks:
+    """Runs stages as tasks, in this thread: a submitted one could not stop its child process when it is cancelled.
 
-    The arguments stay out of Prefect's hands, which would look for futures in every corner of them.
+    Their arguments stay out of Prefect's hands, which would look for futures in every corner of them.
     """
 
-    def run_stage() -> Result:
-        return stage(*arguments, **options)
+    def __init__(self, max_hours: float | None):
+        self._deadline = None if max_hours is None else time.monotonic() + max_hours * 3600
 
-    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **RETRIED.get(name, {}))(run_stage)()
+    def __call__(self, name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+        def run_stage() -> Result:
+            return stage(*arguments, **options)
+
+        left = None if self._deadline is None else max(1.0, self._deadline - time.monotonic())
+        stage_task = task(
+            name=name, cache_policy=NO_CACHE, persist_result=False, timeout_seconds=left, **RETRIED.get(name, {})
+        )
+        return stage_task(run_stage)()
+
+
+def gpu_limit(pool: str) -> str:
+    """Name of the limit on a pool's GPUs."""
+    return f"{pool}-gpus"
+
+
+@contextmanager
+def gpus(pool: str | None, count: int) -> Iterator[None]:
+    """Wait for as many of the pool's GPUs and hold them; of a night without a pool nothing is asked.
+
+    A process that is killed gives them back when its lease ends. A server that is away stops no training.
+    """
+    if pool is None:
+        yield
+        return
+    log.info("waiting for %d of the GPUs of pool %s", count, pool)
+    with concurrency(
+        gpu_limit(pool), occupy=count, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
+    ):
+        yield
+
+
+def leave_with_the_worker() -> None:
+    """A worker that is killed takes its nights along, as one that is stopped does: nobody else could cancel them."""
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return
+    worker = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == worker:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch-worker", daemon=True).start()
+
+
+def tell(block: str, result: Night, settings: Settings) -> None:
+    """Send the morning's message. A channel that is away is worth a warning, not a night."""
+    verdict = "promoted" if result.decision.promoted else "the champion stays"
+    try:
+        Block.load(block).notify(
+            f"{summary(result, settings)}\n{flow_run_page()}", subject=f"{result.model.product}: {verdict}"
+        )
+    except Exception as error:
+        log.warning("%s did not take the morning's message: %s", block, error)
+
+
+def flow_run_page() -> str:
+    """Of this flow run, on Prefect's pages."""
+    return f"night    {PREFECT_UI_URL.value()}/runs/flow-run/{runtime.flow_run.id}"
 
 
 def _embedded(result: Night, settings: Settings) -> str | None:

@@ -114,6 +114,23 @@ def build_parser() -> argparse.ArgumentParser:
         meaning = f"how many of the {kind} checkpoints stay, in runs whose register.keep is null"
         added.add_argument(f"--keep-{kind}", metavar="N", type=_positive, help=meaning)
 
+    added = command("deploy", commands.deploy, "schedule a configuration as it is now, on Prefect's server")
+    of_config(added, needed=False)
+    added.add_argument(
+        "--cron", metavar="'M H D M W'", help="when a night begins, like '0 22 * * *'; by hand otherwise"
+    )
+    added.add_argument("--timezone", default="UTC", help="of --cron and train.stop.at, like Europe/Berlin")
+    added.add_argument("--pool", default="ganpipe", help="whose worker trains it")
+    added.add_argument("--max-hours", metavar="H", type=float, default=20.0, help="after which a night is stopped")
+    added.add_argument("--notify", metavar="TYPE/NAME", help="Prefect block for the morning's message")
+    added.add_argument(
+        "--file", metavar="FILE", help="instead of CONFIG: all deployments of a file like infra/prefect.yaml"
+    )
+    on_processes(added)
+
+    added = command("worker", commands.worker, "carry out the nights of a pool on this machine")
+    added.add_argument("--pool", default="ganpipe")
+
     meaning = "whether all is there that a night needs, and how to mend what is not; exits with 2 for a problem"
     of_config(command("doctor", commands.doctor, meaning), needed=False)
     command("ui", commands.ui, "serve MLflow's pages on this machine").add_argument("--port", type=int, default=5000)

@@ -219,6 +219,42 @@ def _exit_code(decision: Decision) -> int:
     return 0 if decision.promoted else GateRefused.exit_code
 
 
+# --- schedules ---------------------------------------------------------------------------------------------------
+
+
+def deploy(args: argparse.Namespace, settings: Settings) -> Outcome:
+    quiet_orchestrator(settings)
+    from flows.deploy import Nightly, deploy, nights_of, scheduled
+
+    if bool(args.config) == bool(args.file):
+        raise InputError("name a configuration, or --file with a list of deployments like infra/prefect.yaml")
+    if args.file:
+        nights = nights_of(Path(args.file))
+    else:
+        nights = [
+            Nightly(
+                config=_config(args),
+                schedule=scheduled(args.cron, args.timezone),
+                pool=args.pool,
+                num_processes=settings.num_processes,
+                max_hours=args.max_hours,
+                notify=args.notify,
+            )
+        ]
+    deployed = [deploy(night) for night in nights]
+    lines = [
+        f"{each.name}: {each.schedule}, configuration {each.config_digest[:12]}\n  {each.url}" for each in deployed
+    ]
+    return Outcome({"deployments": [each.model_dump() for each in deployed]}, "\n".join(lines))
+
+
+def worker(args: argparse.Namespace, settings: Settings) -> Outcome:
+    quiet_orchestrator(settings)
+    from flows.deploy import work
+
+    return work(args.pool, settings)
+
+
 # --- looking around ----------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
@@ -29,7 +30,9 @@ class StopConfig(Section):
     hours: float | None = Field(None, gt=0)
     """Hours of training, counted over all resumes of the run."""
     at: str | None = None
-    """Local time of day, "HH:MM": training ends before the next such moment, `reserve_minutes` earlier."""
+    """Time of day, "HH:MM": training ends before the next such moment, `reserve_minutes` earlier."""
+    timezone: str | None = None
+    """Of `at`, by IANA's name, like Europe/Berlin; null: the machine's own, or that of a deployment's schedule."""
     reserve_minutes: float = Field(0, ge=0)
     """Minutes left before `at` for evaluation and promotion."""
 
@@ -39,6 +42,16 @@ class StopConfig(Section):
         if value is not None and not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", value):
             raise ValueError(f'{value!r} is not a time of day; write "06:30"')
         return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str | None) -> str | None:
+        try:
+            return value and ZoneInfo(value).key
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(
+                f"{value!r} is no time zone that this machine knows; write one like Europe/Berlin"
+            ) from error
 
     @model_validator(mode="after")
     def _any(self) -> StopConfig:

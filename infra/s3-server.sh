@@ -10,13 +10,14 @@
 #
 #   infra/s3-server.sh start && set -a && . .ganpipe/s3/environment && set +a       then: GANPIPE_STORE=s3://NAME/prefix
 #
-# S3_FOLDER (default .ganpipe/s3) holds everything, S3_PORT (default 9000) is the gateway's; the monitor listens on the
-# next port. All sockets are on loopback. Only S3 requests are authenticated, by random keys in S3_FOLDER/environment;
+# S3_FOLDER (default .ganpipe/s3) holds everything (but the logs, when S3_LOGS names a folder), S3_PORT (default 9000)
+# is the gateway's; the monitor listens on the next port. All sockets are on loopback. Only S3 requests are authenticated, by random keys in S3_FOLDER/environment;
 # the daemons trust whoever reaches their ports, so this is nothing to keep secrets or the only copy of anything in.
 set -euo pipefail
 
 FOLDER=$(realpath -m "${S3_FOLDER:-.ganpipe/s3}")
 PORT=${S3_PORT:-9000}
+LOGS=$(realpath -m "${S3_LOGS:-$FOLDER}")
 DISK_GB=${S3_DISK_GB:-20}  # of the OSD's file, which is sparse
 CONF=$FOLDER/ceph.conf
 WAIT_SECONDS=60
@@ -58,8 +59,8 @@ auth client required = none
 ms mon client mode = crc
 admin socket =
 crash dir = $FOLDER
-log file = $FOLDER/\$name.log
-mon cluster log file = $FOLDER/cluster.log
+log file = $LOGS/\$name.log
+mon cluster log file = $LOGS/cluster.log
 
 mon data = $FOLDER/mon
 mon data avail crit = 1
@@ -91,7 +92,7 @@ runs() { # runs NAME: whether the daemon does, and is ours: process ids are give
 daemon() { # daemon NAME COMMAND ARGUMENT...
     local name=$1
     runs "$name" && return
-    setsid "$2" -c "$CONF" "${@:3}" -f </dev/null >>"$FOLDER/$name.out" 2>&1 &
+    setsid "$2" -c "$CONF" "${@:3}" -f </dev/null >>"$LOGS/$name.out" 2>&1 &
     echo $! >"$FOLDER/$name.pid"
 }
 
@@ -99,7 +100,7 @@ serves() { [ "$(curl -s -o /dev/null -m 2 -w '%{http_code}' "http://127.0.0.1:$P
 
 once() { # once MARK COMMAND ARGUMENT...: a step of making the cluster, which is not repeated
     [ -e "$FOLDER/made.$1" ] && return
-    "${@:2}" >>"$FOLDER/making.log" 2>&1 || fail "could not make $1, see $FOLDER/making.log"
+    "${@:2}" >>"$LOGS/making.log" 2>&1 || fail "could not make $1, see $LOGS/making.log"
     touch "$FOLDER/made.$1"
 }
 
@@ -133,7 +134,7 @@ value_of() { sed -n "s/.*\"$1\": \"\([^\"]*\)\".*/\1/p"; }
 start() {
     installed || fail "Ceph is not installed; run \`$0 install\` as root"
     umask 077
-    mkdir -p "$FOLDER"/{mon,osd,gateway}
+    mkdir -p "$FOLDER"/{mon,osd,gateway} "$LOGS"
     [ -s "$FOLDER/fsid" ] || cat /proc/sys/kernel/random/uuid >"$FOLDER/fsid"
     configure
     runs gateway || ! serves || fail "another server answers at port $PORT; set S3_PORT"
@@ -145,9 +146,9 @@ start() {
     local deadline=$((SECONDS + WAIT_SECONDS)) name
     until serves; do
         for name in mon osd gateway; do
-            runs "$name" || fail "$name ended: $(tail -n 3 "$FOLDER/$name.out")"
+            runs "$name" || fail "$name ended: $(tail -n 3 "$LOGS/$name.out")"
         done
-        [ $SECONDS -lt $deadline ] || fail "does not serve after $WAIT_SECONDS s, see the logs in $FOLDER"
+        [ $SECONDS -lt $deadline ] || fail "does not serve after $WAIT_SECONDS s, see the logs in $LOGS"
         sleep 0.2
     done
     once keys make_keys

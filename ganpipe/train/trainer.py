@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
+from zoneinfo import ZoneInfo
 
 import torch
 from torch import Tensor, nn
@@ -217,17 +218,18 @@ class Trainer:
         if self.train.stop.at is None:
             return None
         hour, minute = map(int, self.train.stop.at.split(":"))
-        now = datetime.now()
+        zone = self.train.stop.timezone
+        now = datetime.now(ZoneInfo(zone) if zone else None)
         moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
         moment -= timedelta(minutes=self.train.stop.reserve_minutes)
-        return moment if moment > now else moment + timedelta(days=1)
+        return (moment if moment > now else moment + timedelta(days=1)).astimezone(UTC)
 
     def _finished(self, deadline: datetime | None) -> bool:
         stop = self.train.stop
         return (
             (stop.kimg is not None and self.progress.images_seen >= stop.kimg * 1000)
             or (stop.hours is not None and self.progress.seconds >= stop.hours * 3600)
-            or (deadline is not None and datetime.now() >= deadline)
+            or (deadline is not None and datetime.now(UTC) >= deadline)
         )
 
     def _progress_bar(self) -> tqdm:

@@ -7,6 +7,7 @@ import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -325,4 +326,13 @@ def test_training_ends_before_the_morning_not_before_it_began(digits: Dataset, s
     subject.train = load_config(tiny_raw(stop=stop)).train
     deadline = subject._deadline()
     assert deadline is not None
-    assert timedelta(hours=22) < deadline - datetime.now() < timedelta(hours=24)
+    assert timedelta(hours=22) < deadline - datetime.now(UTC) < timedelta(hours=24)
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])  # 25 hours apart
+def test_the_morning_is_that_of_the_schedule(zone: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
+    subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
+    subject.train = load_config(tiny_raw(stop={"at": "06:30", "timezone": zone})).train
+    deadline = subject._deadline()
+    assert deadline is not None and deadline > datetime.now(UTC)
+    assert f"{deadline.astimezone(ZoneInfo(zone)):%H:%M}" == "06:30"

@@ -1,0 +1,355 @@
+"""Deployments: nights that Prefect's server starts by schedule, and the worker that carries them out on this machine.
+
+deploy(nightly, settings)      pin the configuration, schedule it, watch over it
+work(pool, settings)           become the worker of a pool
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+from httpx import HTTPError, HTTPStatusError
+from prefect.automations import Automation
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import EventTrigger, Posture
+from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.settings import PREFECT_API_URL
+from prefect.types.entrypoint import EntrypointType
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ganpipe.config import RunConfig, config_digest, config_to_json, load_config
+from ganpipe.configfile import read_yaml
+from ganpipe.errors import InputError, WorkFailed
+from ganpipe.settings import Settings
+
+from .nightly import gpu_limit, nightly
+
+TAG = "ganpipe"
+POOL = "ganpipe"
+MAX_HOURS = 20.0
+HEARTBEAT_SECONDS = 30
+DEAD_AFTER = timedelta(seconds=150)
+"""Without a sign of life: five in a row, so that a server away for a minute or two kills no night."""
+OVERDUE_AFTER = timedelta(hours=26)
+"""Without a night that came to its end."""
+
+
+class Nightly(BaseModel):
+    """A configuration that is trained again and again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: RunConfig
+    schedule: CronSchedule | None = None
+    """None: started by hand only."""
+    pool: str = POOL
+    """Work pool, whose worker's machine trains it."""
+    num_processes: int = Field(1, ge=1)
+    """Processes, and so GPUs, of a night."""
+    max_hours: float = Field(MAX_HOURS, gt=0)
+    """After which a night is stopped, at a checkpoint."""
+    notify: str | None = None
+    """Prefect block that takes the morning's message, like `slack-webhook/team`."""
+
+
+class Deployed(BaseModel):
+    """A deployment on the server."""
+
+    name: str
+    """For `prefect deployment run`."""
+    url: str
+    schedule: str
+    config_digest: str
+
+
+class Entry(BaseModel):
+    """A deployment in a file in the format of Prefect's prefect.yaml, of which this much is known here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class Parameters(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        config: Path
+        """From the file's folder."""
+        overrides: list[str] = []
+        num_processes: int = Field(1, ge=1)
+        max_hours: float = Field(MAX_HOURS, gt=0)
+        notify: str | None = None
+
+    class WorkPool(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        name: str = POOL
+
+    name: str
+    """The configuration's."""
+    parameters: Parameters
+    schedule: CronSchedule | None = None
+    work_pool: WorkPool = WorkPool()
+
+
+class File(BaseModel):
+    """All of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    deployments: list[Entry]
+
+
+def nights_of(path: Path) -> list[Nightly]:
+    """The deployments of a file. Raises InputError naming file and field."""
+    try:
+        entries = File.model_validate(read_yaml(path)).deployments
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from error
+    nights = []
+    for entry in entries:
+        asked = entry.parameters
+        config = load_config(path.parent / asked.config, asked.overrides)
+        if config.name != entry.name:
+            raise InputError(
+                f"{path}: deployment {entry.name} has the configuration of {config.name}; give it that name"
+            )
+        nights.append(
+            Nightly(
+                config=config,
+                schedule=entry.schedule,
+                pool=entry.work_pool.name,
+                num_processes=asked.num_processes,
+                max_hours=asked.max_hours,
+                notify=asked.notify,
+            )
+        )
+    return nights
+
+
+def scheduled(cron: str | None, timezone: str) -> CronSchedule | None:
+    """Raises InputError for what is no schedule, or no time zone."""
+    if cron is None:
+        return None
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        raise InputError("; ".join(f"--{problem['loc'][0]}: {problem['msg']}" for problem in error.errors())) from error
+
+
+def deploy(night: Nightly) -> Deployed:
+    """Create or replace the deployment of `night`, and all that it needs on the server before its first run.
+
+    Raises InputError when there is no server, WorkFailed when it does not answer.
+    """
+    with server() as client:
+        ensure_pool(client, night.pool)
+        ensure_gpus(client, night.pool, at_least=night.num_processes)
+        block = notification_block(client, night.notify)
+        config = pinned(night)
+        deployment = nightly.to_deployment(
+            config.name,
+            schedules=[night.schedule] if night.schedule else [],
+            concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+            parameters={
+                "config": config_to_json(config),
+                "num_processes": night.num_processes,
+                "max_hours": night.max_hours,
+                "pool": night.pool,
+                "notify": night.notify,
+            },
+            description=f"Trains `{config.name}` for the product `{config.registration.model}`; "
+            f"configuration {config_digest(config)[:12]}, as it was when this was deployed.",
+            tags=[TAG],
+            version=config_digest(config)[:12],
+            work_pool_name=night.pool,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        identity = deployment.apply()
+        for automation in automations(
+            f"{nightly.name}/{config.name}", str(identity), block, night.schedule is not None
+        ):
+            ensure_automation(client, automation)
+        schedule = f"{night.schedule.cron} ({night.schedule.timezone})" if night.schedule else "by hand"
+        return Deployed(
+            name=f"{nightly.name}/{config.name}",
+            url=f"{str(client.api_url).rstrip('/').removesuffix('/api')}/deployments/deployment/{identity}",
+            schedule=schedule,
+            config_digest=config_digest(config),
+        )
+
+
+def pinned(night: Nightly) -> RunConfig:
+    """The configuration as any machine's worker finds it: paths from the root, times of day in the schedule's zone."""
+    raw = config_to_json(night.config)
+    path = raw["prepare"]["source"].get("path")
+    if path is not None:
+        raw["prepare"]["source"]["path"] = str(Path(path).expanduser().absolute())
+    stop = raw["train"]["stop"]
+    if stop["at"] and not stop["timezone"] and night.schedule:
+        stop["timezone"] = night.schedule.timezone
+    return RunConfig.model_validate(raw)
+
+
+def work(pool: str, settings: Settings) -> NoReturn:
+    """Become the worker of a pool: one machine, whose GPUs the nights of the pool share."""
+    import torch
+
+    with server() as client:
+        ensure_pool(client, pool)
+        ensure_gpus(client, pool, exactly=max(torch.cuda.device_count(), settings.num_processes))
+    os.environ.update(settings.to_environment())
+    ours = str(Path(__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
+    command = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--install-policy", "never"]
+    if "PREFECT_WORKER_WEBSERVER_PORT" in os.environ:
+        command.append("--with-healthcheck")
+    os.execv(sys.executable, [sys.executable, *command])
+
+
+# --- what a night needs on the server ------------------------------------------------------------------------------
+
+
+@contextmanager
+def server() -> Iterator[SyncPrefectClient]:
+    """A client of the server in PREFECT_API_URL; its absence in words."""
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise InputError(
+            "PREFECT_API_URL is not set: schedules need a server that runs all the time; `make stack-up` starts one here"
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except HTTPStatusError as error:
+        if error.response.status_code in (401, 403):
+            raise InputError(
+                f"Prefect at {url} refuses the credentials; set PREFECT_API_AUTH_STRING=user:password"
+            ) from error
+        raise WorkFailed(f"Prefect at {url}: {error}") from error
+    except HTTPError as error:
+        raise WorkFailed(
+            f"Prefect at {url} does not answer ({type(error).__name__}); start it, or set PREFECT_API_URL"
+        ) from error
+
+
+def ensure_pool(client: SyncPrefectClient, name: str) -> None:
+    try:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+    except ObjectAlreadyExists:
+        pass
+
+
+def ensure_gpus(client: SyncPrefectClient, pool: str, *, at_least: int = 1, exactly: int | None = None) -> None:
+    """The limit on a pool's GPUs: as many as its worker has; a deployment's guess where no worker has been yet."""
+    name = gpu_limit(pool)
+    if exactly is None:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+            return
+        except ObjectNotFound:
+            pass
+    client.upsert_global_concurrency_limit_by_name(name, exactly or at_least)
+
+
+def notification_block(client: SyncPrefectClient, slug: str | None) -> Any:
+    """The id of a block document, by its slug. Raises InputError when there is none."""
+    if slug is None:
+        return None
+    kind, _, name = slug.partition("/")
+    try:
+        return client.read_block_document_by_name(name, kind).id
+    except ObjectNotFound as error:
+        raise InputError(
+            f"--notify {slug}: there is no such block; make one on Prefect's page Blocks, and write TYPE/NAME, like slack-webhook/team"
+        ) from error
+
+
+def ensure_automation(client: SyncPrefectClient, wanted: Automation) -> None:
+    """Create it, or bring the one of its name up to date."""
+    for existing in client.read_automations_by_name(wanted.name):
+        client.update_automation(existing.id, wanted)
+        return
+    client.create_automation(wanted)
+
+
+def automations(deployment: str, deployment_id: str, block: Any, scheduled: bool) -> list[Automation]:
+    """What watches over nights from the server, where it outlives any worker."""
+
+    def told(subject: str, body: str) -> list[ActionTypes]:
+        return [SendNotification(block_document_id=block, subject=subject, body=body)] if block else []
+
+    run = "{{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run | ui_url }}"
+    related = {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment_id}"}
+    found = [
+        Automation(
+            name="ganpipe: a night without a sign of life has crashed",
+            description="Its worker, or the worker's machine, is gone: its slots are given back.",
+            trigger=EventTrigger(
+                posture=Posture.Proactive,
+                match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related={"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"},
+                after={"prefect.flow-run.heartbeat"},
+                expect={
+                    "prefect.flow-run.heartbeat",
+                    "prefect.flow-run.Completed",
+                    "prefect.flow-run.Failed",
+                    "prefect.flow-run.Cancelled",
+                    "prefect.flow-run.Crashed",
+                },
+                for_each={"prefect.resource.id"},
+                threshold=1,
+                within=DEAD_AFTER,
+            ),
+            actions=[
+                ChangeFlowRunState(
+                    state=StateType.CRASHED,
+                    message=f"No sign of life for {DEAD_AFTER.total_seconds():.0f} s: the worker or its machine is gone. "
+                    "`ganpipe runs` lists the run, `ganpipe train --resume RUN` continues it.",
+                )
+            ],
+        )
+    ]
+    if block:
+        found.append(
+            Automation(
+                name=f"ganpipe: {deployment} failed",
+                trigger=EventTrigger(
+                    posture=Posture.Reactive,
+                    match={"prefect.resource.id": "prefect.flow-run.*"},
+                    match_related=related,
+                    expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
+                ),
+                actions=told(f"{deployment}: the night failed", run),
+            )
+        )
+    if scheduled:
+        found.append(
+            Automation(
+                name=f"ganpipe: {deployment} is overdue",
+                description="No night of this deployment came to its end for 26 hours.",
+                trigger=EventTrigger(
+                    posture=Posture.Proactive,
+                    match={"prefect.resource.id": "prefect.flow-run.*"},
+                    match_related=related,
+                    expect={"prefect.flow-run.Completed"},
+                    threshold=1,
+                    within=OVERDUE_AFTER,
+                ),
+                actions=told(
+                    f"{deployment}: no night for 26 hours", "No run of this deployment was completed for 26 hours."
+                )
+                or [DoNothing()],
+            )
+        )
+    return found
