@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from httpx import HTTPError, HTTPStatusError
-from prefect.automations import Automation
+from prefect.events.schemas.automations import AutomationCore as Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
@@ -152,7 +152,7 @@ def deploy(night: Nightly) -> Deployed:
     """
     with server() as client:
         ensure_pool(client, night.pool)
-        ensure_gpus(client, night.pool, at_least=night.num_processes)
+        ensure_gpus(client, night.pool, night.num_processes)
         block = notification_block(client, night.notify)
         config = pinned(night)
         deployment = nightly.to_deployment(
@@ -205,7 +205,8 @@ def work(pool: str, settings: Settings) -> NoReturn:
 
     with server() as client:
         ensure_pool(client, pool)
-        ensure_gpus(client, pool, exactly=max(torch.cuda.device_count(), settings.num_processes))
+        gpus = torch.cuda.device_count() or os.cpu_count() or 1  # without any, its cores take their place
+        client.upsert_global_concurrency_limit_by_name(gpu_limit(pool), gpus)
     os.environ.update(settings.to_environment())
     ours = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -250,16 +251,21 @@ def ensure_pool(client: SyncPrefectClient, name: str) -> None:
         pass
 
 
-def ensure_gpus(client: SyncPrefectClient, pool: str, *, at_least: int = 1, exactly: int | None = None) -> None:
-    """The limit on a pool's GPUs: as many as its worker has; a deployment's guess where no worker has been yet."""
-    name = gpu_limit(pool)
-    if exactly is None:
-        try:
-            client.read_global_concurrency_limit_by_name(name)
-            return
-        except ObjectNotFound:
-            pass
-    client.upsert_global_concurrency_limit_by_name(name, exactly or at_least)
+def ensure_gpus(client: SyncPrefectClient, pool: str, asked: int) -> None:
+    """The limit on a pool's GPUs, before its first night. Its worker says how many there are, until then a deployment.
+
+    Raises InputError when a night asks for more than there are: it would wait for ever.
+    """
+    try:
+        there = client.read_global_concurrency_limit_by_name(gpu_limit(pool)).limit
+    except ObjectNotFound:
+        client.upsert_global_concurrency_limit_by_name(gpu_limit(pool), asked)
+        return
+    if asked > there:
+        raise InputError(
+            f"--num-processes {asked}: the worker of pool {pool} has {there} (Prefect's limit {gpu_limit(pool)}); "
+            "ask for fewer, or start the worker on a machine with more"
+        )
 
 
 def notification_block(client: SyncPrefectClient, slug: str | None) -> Any:
