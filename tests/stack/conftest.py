@@ -99,9 +99,12 @@ def client(stack: Stack) -> Iterator[Any]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     values = stack.environment
-    with temporary_settings(
-        {PREFECT_API_URL: values["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: values["PREFECT_API_AUTH_STRING"]}
-    ), get_client(sync_client=True) as client:
+    with (
+        temporary_settings(
+            {PREFECT_API_URL: values["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: values["PREFECT_API_AUTH_STRING"]}
+        ),
+        get_client(sync_client=True) as client,
+    ):
         yield client
 
 
