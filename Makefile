@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 CONFIG ?= configs/digits-dcgan.yaml
 BENCHMARKS ?= benchmarks/train_step.py benchmarks/prepare.py benchmarks/quality.py benchmarks/hw06.py benchmarks/points.py
 
-.PHONY: help install nightly test test-slow check bench ui constraints clean
+.PHONY: help install nightly test test-slow test-stack stack-up stack-down stack-status check bench ui constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -37,6 +37,18 @@ test: install  ## the quick tests
 
 test-slow: install  ## all tests that need no GPU and no servers of others
 	@$(BIN)/python -m pytest -n 2 -m "not gpu and not stack"
+
+test-stack: install  ## the tests on real servers, which they start (on Debian as root: installs them, too)
+	@$(BIN)/python -m pytest -m stack
+
+stack-up: install  ## PostgreSQL, S3, MLflow, Prefect and a worker as processes on this machine, in .ganpipe/stack
+	@$(BIN)/python infra/stack.py up
+
+stack-down: install  ## stop them; the data stay
+	@$(BIN)/python infra/stack.py down
+
+stack-status: install  ## which of them are healthy
+	@$(BIN)/python infra/stack.py status
 
 check: install  ## style and types
 	@$(BIN)/ruff check .

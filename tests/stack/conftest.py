@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -38,7 +39,8 @@ class Stack:
     @property
     def environment(self) -> dict[str, str]:
         """Of a user of these servers."""
-        return dict(line.split("=", 1) for line in (self.folder / "environment").read_text().splitlines())
+        lines = shlex.split((self.folder / "environment").read_text())
+        return dict(line.split("=", 1) for line in lines)
 
     def worker(self) -> psutil.Process:
         return psutil.Process(int((self.folder / "worker.pid").read_text().split()[0]))
