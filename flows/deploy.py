@@ -9,19 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from httpx import HTTPError, HTTPStatusError
-from prefect.events.schemas.automations import AutomationCore as Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.events import EventTrigger, Posture
-from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, SendNotification
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.schemas.automations import AutomationCore as Automation
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
@@ -33,15 +31,11 @@ from ganpipe.errors import InputError, WorkFailed
 from ganpipe.settings import Settings
 
 from .nightly import gpu_limit, nightly
+from .watch import TAG, automations
 
-TAG = "ganpipe"
 POOL = "ganpipe"
 MAX_HOURS = 20.0
 HEARTBEAT_SECONDS = 30
-DEAD_AFTER = timedelta(seconds=150)
-"""Without a sign of life: five in a row, so that a server away for a minute or two kills no night."""
-OVERDUE_AFTER = timedelta(hours=26)
-"""Without a night that came to its end."""
 
 
 class Nightly(BaseModel):
@@ -173,6 +167,7 @@ def deploy(night: Nightly) -> Deployed:
             work_pool_name=night.pool,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        assert isinstance(deployment, RunnerDeployment)  # and no coroutine: nothing here is asynchronous
         identity = deployment.apply()
         for automation in automations(
             f"{nightly.name}/{config.name}", str(identity), block, night.schedule is not None
@@ -227,7 +222,7 @@ def server() -> Iterator[SyncPrefectClient]:
     url = PREFECT_API_URL.value()
     if not url:
         raise InputError(
-            "PREFECT_API_URL is not set: schedules need a server that runs all the time; `make stack-up` starts one here"
+            "PREFECT_API_URL is not set: schedules need a server that runs all the time; `make stack-up` starts one"
         )
     try:
         with get_client(sync_client=True) as client:
@@ -245,10 +240,8 @@ def server() -> Iterator[SyncPrefectClient]:
 
 
 def ensure_pool(client: SyncPrefectClient, name: str) -> None:
-    try:
+    with suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=name, type="process"))
-    except ObjectAlreadyExists:
-        pass
 
 
 def ensure_gpus(client: SyncPrefectClient, pool: str, asked: int) -> None:
@@ -277,7 +270,8 @@ def notification_block(client: SyncPrefectClient, slug: str | None) -> Any:
         return client.read_block_document_by_name(name, kind).id
     except ObjectNotFound as error:
         raise InputError(
-            f"--notify {slug}: there is no such block; make one on Prefect's page Blocks, and write TYPE/NAME, like slack-webhook/team"
+            f"--notify {slug}: there is no such block; make one on Prefect's page Blocks, and write TYPE/NAME, like "
+            "slack-webhook/team"
         ) from error
 
 
@@ -287,75 +281,3 @@ def ensure_automation(client: SyncPrefectClient, wanted: Automation) -> None:
         client.update_automation(existing.id, wanted)
         return
     client.create_automation(wanted)
-
-
-def automations(deployment: str, deployment_id: str, block: Any, scheduled: bool) -> list[Automation]:
-    """What watches over nights from the server, where it outlives any worker."""
-
-    def told(subject: str, body: str) -> list[ActionTypes]:
-        return [SendNotification(block_document_id=block, subject=subject, body=body)] if block else []
-
-    run = "{{ flow_run.name }}: {{ flow_run.state.message }}\n{{ flow_run | ui_url }}"
-    related = {"prefect.resource.role": "deployment", "prefect.resource.id": f"prefect.deployment.{deployment_id}"}
-    found = [
-        Automation(
-            name="ganpipe: a night without a sign of life has crashed",
-            description="Its worker, or the worker's machine, is gone: its slots are given back.",
-            trigger=EventTrigger(
-                posture=Posture.Proactive,
-                match={"prefect.resource.id": "prefect.flow-run.*"},
-                match_related={"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"},
-                after={"prefect.flow-run.heartbeat"},
-                expect={
-                    "prefect.flow-run.heartbeat",
-                    "prefect.flow-run.Completed",
-                    "prefect.flow-run.Failed",
-                    "prefect.flow-run.Cancelled",
-                    "prefect.flow-run.Crashed",
-                },
-                for_each={"prefect.resource.id"},
-                threshold=1,
-                within=DEAD_AFTER,
-            ),
-            actions=[
-                ChangeFlowRunState(
-                    state=StateType.CRASHED,
-                    message=f"No sign of life for {DEAD_AFTER.total_seconds():.0f} s: the worker or its machine is gone. "
-                    "`ganpipe runs` lists the run, `ganpipe train --resume RUN` continues it.",
-                )
-            ],
-        )
-    ]
-    if block:
-        found.append(
-            Automation(
-                name=f"ganpipe: {deployment} failed",
-                trigger=EventTrigger(
-                    posture=Posture.Reactive,
-                    match={"prefect.resource.id": "prefect.flow-run.*"},
-                    match_related=related,
-                    expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"},
-                ),
-                actions=told(f"{deployment}: the night failed", run),
-            )
-        )
-    if scheduled:
-        found.append(
-            Automation(
-                name=f"ganpipe: {deployment} is overdue",
-                description="No night of this deployment came to its end for 26 hours.",
-                trigger=EventTrigger(
-                    posture=Posture.Proactive,
-                    match={"prefect.resource.id": "prefect.flow-run.*"},
-                    match_related=related,
-                    expect={"prefect.flow-run.Completed"},
-                    threshold=1,
-                    within=OVERDUE_AFTER,
-                ),
-                actions=told(
-                    f"{deployment}: no night for 26 hours", "No run of this deployment was completed for 26 hours."
-                )
-                or [DoNothing()],
-            )
-        )
-    return found

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
@@ -157,9 +158,11 @@ def tell(block: str, result: Night, settings: Settings) -> None:
     """Send the morning's message. A channel that is away is worth a warning, not a night."""
     verdict = "promoted" if result.decision.promoted else "the champion stays"
     try:
-        Block.load(block).notify(
-            f"{summary(result, settings)}\n{flow_run_page()}", subject=f"{result.model.product}: {verdict}"
-        )
+        channel = Block.load(block)
+        if not isinstance(channel, NotificationBlock):
+            raise InputError("it sends no messages; name a block of another type")
+        body = f"{summary(result, settings)}\n{flow_run_page()}"
+        channel.notify(body, subject=f"{result.model.product}: {verdict}")  # type: ignore[unused-coroutine]
     except Exception as error:
         log.warning("%s did not take the morning's message: %s", block, error)
 

@@ -187,7 +187,7 @@ def mlflow(place: Place) -> Server:
     auth = place.folder / "mlflow-auth.ini"
 
     def configure() -> None:
-        text = "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
+        text = "[mlflow]\ndefault_permission = NO_PERMISSIONS\nauth_cache_ttl_seconds = 60\n"
         write_private(auth, f"{text}database_uri = {place.database('psycopg', 'mlflow')}\n")
 
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]

@@ -20,7 +20,7 @@ from ganpipe.storage import Store, open_store
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
-KIMG = 60.0
+KIMG = 40.0
 CHECKPOINT_SECONDS = 20.0
 
 
