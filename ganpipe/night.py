@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -43,6 +44,8 @@ class Night(Ref):
     """URI of the best snapshot's sample grid."""
     report_picture: str
     """URI of the evaluation's picture."""
+    seconds: dict[str, float]
+    """What each stage took, without what calls it."""
 
 
 def direct(_name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
@@ -70,6 +73,8 @@ def night(
             "a night ends in MLflow's model registry, but GANPIPE_TRACKING_URI is off; unset it, or run "
             "`ganpipe prepare`, `ganpipe train` and `ganpipe evaluate` one by one"
         )
+    seconds: dict[str, float] = {}
+    call = _timed(call, seconds)
     product = config.registration.model
     train.check(config, settings)
     register.check(config, settings)
@@ -104,7 +109,24 @@ def night(
         decision=decision,
         grid=f"{store_uri}/{run}/samples/{report.best.checkpoint.prefix.rpartition('/')[2]}.png",
         report_picture=f"{store_uri}/{run}/reports/{report.protocol_hash}.png",
+        seconds=seconds,
     )
+
+
+def _timed(call: Call, seconds: dict[str, float]) -> Call:
+    """`call`, which also notes what a stage takes by itself, over all tries."""
+
+    def timed_call(name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Any:
+        def timed_stage(*arguments: Any, **options: Any) -> Result:
+            began = time.monotonic()
+            try:
+                return stage(*arguments, **options)
+            finally:
+                seconds[name] = seconds.get(name, 0.0) + time.monotonic() - began
+
+        return call(name, timed_stage, *arguments, **options)
+
+    return timed_call
 
 
 def _headline(number: int, stage: str, what: str) -> None:
