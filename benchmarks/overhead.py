@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--nights 3] [--steps 12] [--stack .ganpipe/stack]
 
-A night is `ganpipe run configs/debug.yaml` from the command to the prompt: Python's imports, Prefect's server where none
+A night is `ganpipe run configs/debug.yaml` from the command to the prompt: imports, the server of Prefect where none
 runs (embedded), its tasks, and the summary; from that its five stages' own seconds are taken. With --stack, the same
 against the servers that `make stack-up` started. The training is HW06's DCGAN at 64 px, 64 images a step, one process:
 seconds of writing metrics and of a snapshot (samples, checkpoint, hand-over to the upload), at the config's cadence.
