@@ -4,6 +4,6 @@
 \getenv prefect_password PREFECT_DATABASE_PASSWORD
 CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';
 CREATE ROLE prefect LOGIN PASSWORD :'prefect_password';
-CREATE DATABASE mlflow OWNER mlflow;
-CREATE DATABASE prefect OWNER prefect;
+CREATE DATABASE mlflow OWNER mlflow TEMPLATE template0 ENCODING 'UTF8';
+CREATE DATABASE prefect OWNER prefect TEMPLATE template0 ENCODING 'UTF8';
 REVOKE ALL ON DATABASE mlflow, prefect, postgres FROM PUBLIC;
