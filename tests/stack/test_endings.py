@@ -21,7 +21,7 @@ from ganpipe.storage import Store, open_store
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
-KIMG = 40.0
+KIMG = 24.0
 CHECKPOINT_SECONDS = 20.0
 
 

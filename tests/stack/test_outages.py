@@ -24,7 +24,7 @@ from ganpipe.storage import open_store
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
 AWAY_SECONDS = 60.0
-TRAINING_HOURS = 110 / 3600
+TRAINING_HOURS = 95 / 3600
 
 
 @pytest.mark.parametrize("server", ["mlflow", "postgres"])
