@@ -49,9 +49,7 @@ def test_passwords_are_made_once_and_are_never_the_same(env: dict[str, str], tmp
     assert (tmp_path / ".env").read_text() == before
 
 
-def test_compose_resolves_it_with_what_make_env_writes(
-    compose: list[str], env: dict[str, str], tmp_path: Path
-) -> None:
+def test_compose_resolves_it_with_what_make_env_writes(compose: list[str], env: dict[str, str], tmp_path: Path) -> None:
     def config(given: dict[str, str]) -> Any:
         (tmp_path / "given").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
         profiles = ["--profile", "gpu", "--profile", "cpu"]
@@ -87,7 +85,7 @@ def test_no_service_can_hurt_the_machine_or_whoever_starts_it(name: str) -> None
         assert other in SERVICES and wanted == {"condition": "service_healthy"}
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
-        assert source in COMPOSE["volumes"] or source.startswith(("./", "${DATA_FOLDER")) and volume.endswith(":ro")
+        assert source in COMPOSE["volumes"] or (source.startswith(("./", "${DATA_FOLDER")) and volume.endswith(":ro"))
 
 
 @pytest.mark.parametrize("name", SERVICES)

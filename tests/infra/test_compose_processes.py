@@ -6,10 +6,10 @@ Only addresses and ports are others. It needs PostgreSQL's server and Ceph.
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
 import shutil
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -106,7 +106,11 @@ def test_mlflow_and_prefect_serve_on_postgres_and_the_bucket_and_ask_for_passwor
 ) -> None:
     assert s3_server.run("bucket", "ganpipe").returncode == 0
     mlflow = environment_of("mlflow", env) | s3_server.environment()
-    mlflow |= {"PGHOST": "127.0.0.1", "PGPORT": str(postgres), "MLFLOW_AUTH_CONFIG_PATH": str(INFRA / "mlflow-auth.ini")}
+    mlflow |= {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(postgres),
+        "MLFLOW_AUTH_CONFIG_PATH": str(INFRA / "mlflow-auth.ini"),
+    }
     prefect = environment_of("prefect", env) | {"PREFECT_HOME": str(tmp_path / "prefect")}
     prefect |= {"PREFECT_SERVER_DATABASE_HOST": "127.0.0.1", "PREFECT_SERVER_DATABASE_PORT": str(postgres)}
     with ExitStack() as stack:
