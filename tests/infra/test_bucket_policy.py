@@ -99,7 +99,7 @@ def test_without_any_one_of_its_actions_a_store_is_refused(
     action: str, bucket: str, owner: Any, tmp_path: Path
 ) -> None:
     owner.put_bucket_policy(Bucket=bucket, Policy=policy_for(bucket).replace(f'"{action}"', '"s3:GetBucketVersioning"'))
-    with pytest.raises((InputError, ClientError), match="(?i)denied|may not"):
+    with pytest.raises((InputError, ClientError), match=r"(?i)denied|may not"):
         work(bucket, owner, tmp_path / "folder")
 
 
@@ -113,7 +113,7 @@ def test_everything_else_is_refused(bucket: str, owner: Any) -> None:
             lambda store=store: store.remove("theirs"),
             lambda store=store: list(store.list()),
         ):
-            with pytest.raises(InputError, match="(?i)denied|refuse|permission|not allowed|may not"):
+            with pytest.raises(InputError, match=r"(?i)denied|may not"):
                 attempt()
         assert owner.get_object(Bucket=bucket, Key=f"{elsewhere}/theirs")["Body"].read() == b"theirs"
     client = boto3.session.Session().client("s3")

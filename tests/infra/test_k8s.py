@@ -45,7 +45,7 @@ def job() -> dict[str, Any]:
 
 
 def safe(pod: dict[str, Any]) -> None:
-    """Whether it is allowed in a namespace that enforces the `restricted` standard, and waits for the last checkpoint."""
+    """Whether the `restricted` standard allows it, and it waits for the last checkpoint."""
     assert pod["automountServiceAccountToken"] is False and pod["serviceAccountName"] == "ganpipe"
     assert pod["terminationGracePeriodSeconds"] >= 60
     assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 10001

@@ -24,9 +24,8 @@ def test_the_image_runs_as_a_user_and_holds_nothing_secret() -> None:
     stages = (INFRA / "Dockerfile").read_text().split("\nFROM ")
     assert len(stages) == 3 and all(re.match(r"python:3\.\d+\.\d+-slim", stage) for stage in stages[1:])
     assert re.findall(r"^USER (.+)$", stages[-1], re.MULTILINE) == ["10001:10001"]
-    copied = [
-        source for line in re.findall(r"^COPY (?!--from)(.+)$", "\n".join(stages), re.M) for source in line.split()[:-1]
-    ]
+    lines = re.findall(r"^COPY (?!--from)(.+)$", "\n".join(stages), re.MULTILINE)
+    copied = [source for line in lines for source in line.split()[:-1]]
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[1] == "*" and {f"!{source}" for source in copied} == {line for line in ignored if line[0] == "!"}
     assert all((ROOT / source).exists() for source in copied)
