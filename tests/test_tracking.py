@@ -135,7 +135,7 @@ def test_a_run_is_followed_and_continued_without_duplicates(store: Store, settin
         pass
     assert steps(settings) == [100, 200, 300]
     run = the_run(settings)
-    assert run.info.status == "FINISHED" and run.info.run_name == RUN
+    assert run.info.status == "FINISHED" and run.info.run_name == "tiny 2026-11-23 00:00"
     assert not {"bad", "worse"} & set(run.data.metrics)
     assert run.data.params["train.stop.kimg"] == "1.0" and run.data.params["gan.objective"] == "non_saturating"
     assert run.data.tags["mlflow.source.git.commit"] == "f" * 40
