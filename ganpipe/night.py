@@ -43,6 +43,10 @@ class Night(Ref):
     """URI of the best snapshot's sample grid."""
     report_picture: str
     """URI of the evaluation's picture."""
+    side_by_side: str | None = None
+    """URI of a picture: the candidate's samples beside the champion's, of the same noise."""
+    trend: str | None = None
+    """URI of a picture: score, speed and cost over the product's nights."""
 
 
 def direct(_name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
@@ -63,7 +67,7 @@ def night(
 
     Raises what the stages raise; a gate that says no is a result, not an error.
     """
-    from . import evaluate, prepare, register, retention, train
+    from . import evaluate, morning, prepare, register, retention, train
 
     if not settings.tracking_on:
         raise InputError(
@@ -94,6 +98,7 @@ def night(
     _headline(5, "promote", f"{product} version {model.version} asks the gate")
     decision: Decision = call("promote", register.promote, product, settings, version=model.version, where=where)
     retention.tidy(config, record.run_id, settings)
+    pictures = morning.pictures(decision, settings)
     store_uri, run = settings.store, f"runs/{record.run_id}"
     return Night(
         run_id=record.run_id,
@@ -104,6 +109,7 @@ def night(
         decision=decision,
         grid=f"{store_uri}/{run}/samples/{report.best.checkpoint.prefix.rpartition('/')[2]}.png",
         report_picture=f"{store_uri}/{run}/reports/{report.protocol_hash}.png",
+        **pictures,
     )
 
 

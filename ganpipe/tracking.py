@@ -3,6 +3,7 @@
     with Mirror(store, run_id, settings): run_child(...)    # while a training runs: lines and grids, as they appear
     mirror_run(store, run_id, settings)                     # afterwards: whatever is missing; returns MLflow's id
     log_scores(store, report, settings)                     # what an evaluation found
+    send_reports(store, run_id, settings)                   # pictures and pages made since
 
 Nothing is sent twice: MLflow itself is asked how far it got. A line of `metrics.jsonl` goes there whole or not at all.
 """
@@ -110,6 +111,12 @@ def log_scores(store: Store, report: EvalReport, settings: Settings) -> None:
         return
     with short_timeouts(), _explained(settings):
         _up_to_date(store, report.run_id, settings).send_scores(report)
+
+
+def send_reports(store: Store, run_id: str, settings: Settings) -> None:
+    """Send whatever lies in the run's `reports/`. Raises as `mirror_run` does."""
+    with short_timeouts(), _explained(settings):
+        Sink(store, run_id, settings).send_report_files()
 
 
 @contextmanager
