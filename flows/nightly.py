@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -17,13 +18,16 @@ from prefect.cache_policies import NO_CACHE
 from ganpipe.config import load_config
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.night import Night, markdown, night
+from ganpipe.notes import in_short
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
+
+from .progress import progress_of
 
 Result = TypeVar("Result")
 
 MAX_PICTURE_BYTES = 256 << 10
-"""Of a grid inside the artifact: image artifacts proper take only addresses that a browser can reach."""
+"""Of a picture inside the artifact: image artifacts proper take only addresses that a browser can reach."""
 
 
 def worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
@@ -61,9 +65,9 @@ def nightly(config: dict[str, Any] | str, overrides: list[str] | None = None, se
         where=f"flow run {runtime.flow_run.name}",
     )
     create_markdown_artifact(
-        markdown(result, _embedded(result, settings)),
+        markdown(result, *(_embedded(uri, settings) for uri in (result.side_by_side or result.grid, result.trend))),
         key=f"nightly-{result.model.product}".lower().replace("_", "-").replace(".", "-"),
-        description=f"{result.run_id}: {'promoted' if result.decision.promoted else 'not promoted'}",
+        description=f"{in_short(result.decision)} ({result.run_id})",
     )
     return result
 
@@ -75,14 +79,18 @@ def as_task(name: str, stage: Callable[..., Result], *arguments: Any, **options:
     """
 
     def run_stage() -> Result:
-        return stage(*arguments, **options)
+        with progress_of(*arguments) if name == "train" else nullcontext():
+            return stage(*arguments, **options)
 
     return task(name=name, cache_policy=NO_CACHE, persist_result=False, **RETRIED.get(name, {}))(run_stage)()
 
 
-def _embedded(result: Night, settings: Settings) -> str | None:
+def _embedded(uri: str | None, settings: Settings) -> str | None:
+    """A picture of the store as an address that holds it; None when it is missing or large."""
+    if uri is None:
+        return None
     try:
-        png = open_store(settings.store).read_bytes(result.grid.removeprefix(f"{settings.store}/"))
+        png = open_store(settings.store).read_bytes(uri.removeprefix(f"{settings.store}/"))
     except FileNotFoundError:
         return None
     if len(png) > MAX_PICTURE_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,10 +37,8 @@ class Machine:
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
         self.monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor()]
-        try:
+        with suppress(Exception):  # whatever it says about a machine without a GPU
             self.monitors.append(GPUMonitor())
-        except Exception:  # whatever it says about a machine without a GPU, or without its library
-            pass
         self.sample()  # a processor's load is that since the sample before
         self._last = time.monotonic()
 

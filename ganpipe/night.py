@@ -238,8 +238,8 @@ def _verdict(night: Night) -> str:
     return "promoted" if night.decision.promoted else "not promoted"
 
 
-def markdown(night: Night, picture: str | None = None) -> str:
-    """The end of a night as a page; `picture` is the address of its sample grid."""
+def markdown(night: Night, samples: str | None = None, trend: str | None = None) -> str:
+    """The end of a night as a page; `samples` and `trend` are addresses of its pictures."""
     head, *rows = score_rows(night)
     checks = [(check, "passed" if check.passed else "**failed**") for check in night.decision.checks]
     lines = [
@@ -247,20 +247,20 @@ def markdown(night: Night, picture: str | None = None) -> str:
         "",
         night.decision.reason,
         "",
-        *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
-        "",
+        *(["![samples, the same noise for both](" + samples + ")", ""] if samples else []),
         f"| {' | '.join(head)} |",
         f"| {' | '.join(['---'] * len(head))} |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
+        *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
+        "",
+        *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
         f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
         f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",
         "",
         f"- samples: `{night.grid}`",
         f"- report: `{night.report_picture}`",
     ]
-    if picture:
-        lines += ["", f"![samples]({picture})"]
     return "\n".join(lines) + "\n"
 
 

@@ -146,13 +146,15 @@ def _scores(axes: Axes, rows: list[NightRow]) -> None:
     kinds = list(dict.fromkeys((row.metric, row.protocol_hash) for row in rows))
     for number, (metric, protocol) in enumerate(kinds):
         colour = COLOURS[number % len(COLOURS)]
-        points = [
-            (x, row.score)
+        points = {
+            x: row.score
             for x, row in enumerate(rows)
             if (row.metric, row.protocol_hash) == (metric, protocol) and row.score is not None
-        ]
+        }
         label = f"{metric}, protocol {protocol[:8]}"
-        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=4, linewidth=1.4, label=label)
+        axes.plot(
+            list(points), list(points.values()), color=colour, marker="o", markersize=4, linewidth=1.4, label=label
+        )
     stars = [(x, row) for x, row in enumerate(rows) if row.answer == "promoted" and row.score is not None]
     for x, row in stars:
         colour = COLOURS[kinds.index((row.metric, row.protocol_hash)) % len(COLOURS)]

@@ -67,8 +67,10 @@ def serving(settings: Settings, port: int, prefect_port: int) -> Iterator[Pages]
         raise InputError(f"--port and --prefect-port are both {port}; give them different ones")
     pages.addresses["mlflow"] = (remote_mlflow or f"http://{HOST}:{port}").rstrip("/")
     pages.addresses["prefect"] = (
-        os.environ.get("PREFECT_UI_URL") or remote_prefect or f"http://{HOST}:{prefect_port}"
-    ).rstrip("/").removesuffix("/api")
+        (os.environ.get("PREFECT_UI_URL") or remote_prefect or f"http://{HOST}:{prefect_port}")
+        .rstrip("/")
+        .removesuffix("/api")
+    )
     try:
         if not remote_mlflow:
             pages.servers["MLflow"] = _mlflow(settings, port, logs)
