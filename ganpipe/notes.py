@@ -61,7 +61,8 @@ def experiment_tags(experiment_id: str, config: RunConfig) -> dict[str, str]:
         "",
         "`best/...` is the score of a run's best snapshot on seeds of its own, `eval/...` that of every snapshot, "
         "`control_...` what is no GAN under the same protocol (`ganpipe.protocol_hash`: unlike ones cannot be "
-        "compared). `samples` are drawn from the same noise in every run: choose runs, and look at Image grid.",
+        "compared). Charts: `best_samples` shows what every run's best snapshot makes of the same noise, `samples` all "
+        "snapshots, with a slider.",
     )
     return {
         NOTE: note,

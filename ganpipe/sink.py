@@ -9,6 +9,7 @@ import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -179,8 +180,6 @@ class Sink:
 
     def send_grids(self) -> None:
         """Log the sample grids that are missing, for the step slider of MLflow's page."""
-        from PIL import Image
-
         grids = {}
         for item in self.store.list(f"runs/{self.run_id}/samples"):
             if found := re.search(r"/kimg-([0-9.]+)\.png$", item.key):
@@ -189,12 +188,25 @@ class Sink:
             return
         names = [artifact.path for artifact in self.client.list_artifacts(self.id, "images")]
         logged = {
-            int(found[1]) for name in names if (found := re.search(r"\+step\+(\d+)\+.*\+compressed\.webp$", name))
+            int(found[1])
+            for name in names
+            if (found := re.search(r"/samples\+step\+(\d+)\+.*\+compressed\.webp$", name))
         }
         for step, key in sorted(grids.items()):
             if step not in logged:
-                image = Image.open(io.BytesIO(self.store.read_bytes(key)))
-                self.client.log_image(self.id, image, key="samples", step=step, synchronous=True)
+                self._send_grid(key, "samples", step)
+
+    def _send_grid(self, key: str, name: str, step: int) -> None:
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(self.store.read_bytes(key)))
+        self.client.log_image(self.id, image, key=name, step=step, synchronous=True)
+
+    def _send_best_grid(self, best: str) -> None:
+        """Of the best snapshot, at step 0: where MLflow's image grid of several runs begins, and so shows all."""
+        if self.tags.get("ganpipe.best_checkpoint") != best:
+            with suppress(FileNotFoundError):
+                self._send_grid(f"runs/{self.run_id}/samples/{best.rpartition('/')[2]}.png", "best_samples", 0)
 
     def send_scores(self, report: EvalReport) -> None:
         step = report.best.checkpoint.images_seen
@@ -210,6 +222,7 @@ class Sink:
                for metric in _metrics({name: value}, now, step)]  # fmt: skip
         for start in range(0, len(new), MAX_METRICS):
             self._log(new[start : start + MAX_METRICS])
+        self._send_best_grid(report.best.checkpoint.prefix)
         self.client.set_tag(self.id, "ganpipe.best_checkpoint", report.best.checkpoint.prefix)
         self.client.set_tag(self.id, "ganpipe.protocol_hash", report.protocol_hash)
         self.client.set_tag(self.id, "ganpipe.best", notes.best_score(report))

@@ -155,12 +155,12 @@ def _scores(axes: Axes, rows: list[NightRow]) -> None:
         axes.plot(
             list(points), list(points.values()), color=colour, marker="o", markersize=4, linewidth=1.4, label=label
         )
-    stars = [(x, row) for x, row in enumerate(rows) if row.answer == "promoted" and row.score is not None]
-    for x, row in stars:
+    stars = [(night, row) for night, row in enumerate(rows) if row.answer == "promoted" and row.score is not None]
+    for night, row in stars:
         colour = COLOURS[kinds.index((row.metric, row.protocol_hash)) % len(COLOURS)]
-        axes.plot([x], [row.score], marker="*", markersize=15, color=colour, markeredgecolor="white", zorder=4)
+        axes.plot([night], [row.score], marker="*", markersize=15, color=colour, markeredgecolor="white", zorder=4)
         axes.annotate(
-            f"champion: v{row.version}", (x, row.score or 0), (0, 10), textcoords="offset points", ha="center",
+            f"champion: v{row.version}", (night, row.score or 0), (0, 10), textcoords="offset points", ha="center",
             fontsize=8, color=colour,
         )  # fmt: skip
     values = [row.score for row in rows if row.score is not None]
