@@ -6,7 +6,7 @@ STAMP := $(VENV)/installed
 CONFIG ?= configs/digits-dcgan.yaml
 BENCHMARKS ?= benchmarks/train_step.py benchmarks/prepare.py benchmarks/quality.py benchmarks/hw06.py benchmarks/points.py
 
-.PHONY: help install nightly test test-slow test-stack stack-up stack-down stack-status check bench ui constraints clean
+.PHONY: help install nightly test test-slow test-stack stack-up stack-down stack-status check bench ui screenshots constraints clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,8 +58,11 @@ check: install  ## style and types
 bench: install  ## the benchmarks, one after the other
 	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file"; done
 
-ui: install  ## MLflow's pages
+ui: install  ## MLflow's and Prefect's pages
 	@$(BIN)/ganpipe ui
+
+screenshots: install  ## the pictures of web pages in docs/, afresh; the pages are checked on the way
+	@GANPIPE_TEST_SCREENSHOTS=docs $(BIN)/python -m pytest -m stack tests/looks
 
 constraints: install  ## resolve constraints.txt afresh
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \

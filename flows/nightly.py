@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -27,8 +27,11 @@ from prefect.settings import PREFECT_UI_URL
 from ganpipe.config import load_config
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.night import Night, markdown, night, summary
+from ganpipe.notes import in_short
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
+
+from .progress import progress_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ LEASE_SECONDS = 60.0
 """For which GPUs stay taken when their night was killed."""
 
 MAX_PICTURE_BYTES = 256 << 10
-"""Of a grid inside the artifact: image artifacts proper take only addresses that a browser can reach."""
+"""Of a picture inside the artifact: image artifacts proper take only addresses that a browser can reach."""
 
 
 def worth_a_retry(_task: Any, _run: Any, state: Any) -> bool:
@@ -90,9 +93,9 @@ def nightly(
             where=f"flow run {runtime.flow_run.name}",
         )
     create_markdown_artifact(
-        markdown(result, _embedded(result, settings)),
+        markdown(result, *(_embedded(uri, settings) for uri in (result.side_by_side or result.grid, result.trend))),
         key=f"nightly-{result.model.product}".lower().replace("_", "-").replace(".", "-"),
-        description=f"{result.run_id}: {'promoted' if result.decision.promoted else 'not promoted'}",
+        description=f"{in_short(result.decision)} ({result.run_id})",
     )
     if notify:
         tell(notify, result, settings)
@@ -110,7 +113,8 @@ class Tasks:
 
     def __call__(self, name: str, stage: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         def run_stage() -> Result:
-            return stage(*arguments, **options)
+            with progress_of(*arguments) if name == "train" else nullcontext():
+                return stage(*arguments, **options)
 
         left = None if self._deadline is None else max(1.0, self._deadline - time.monotonic())
         stage_task = task(
@@ -172,9 +176,12 @@ def flow_run_page() -> str:
     return f"night    {PREFECT_UI_URL.value()}/runs/flow-run/{runtime.flow_run.id}"
 
 
-def _embedded(result: Night, settings: Settings) -> str | None:
+def _embedded(uri: str | None, settings: Settings) -> str | None:
+    """A picture of the store as an address that holds it; None when it is missing or large."""
+    if uri is None:
+        return None
     try:
-        png = open_store(settings.store).read_bytes(result.grid.removeprefix(f"{settings.store}/"))
+        png = open_store(settings.store).read_bytes(uri.removeprefix(f"{settings.store}/"))
     except FileNotFoundError:
         return None
     if len(png) > MAX_PICTURE_BYTES:

@@ -100,6 +100,11 @@ def build_parser() -> argparse.ArgumentParser:
     added = command("compare", commands.compare, "runs side by side: what they are, and how they score")
     added.add_argument("runs", metavar="RUN", nargs="+", help="two runs or more")
 
+    added = command("trend", commands.trend, "score, speed and cost of a product over its nights")
+    added.add_argument("model", metavar="MODEL", help="the product")
+    added.add_argument("--out", metavar="PATH", required=True, help="x.html: picture and table; x.png: the picture")
+    added.add_argument("--nights", metavar="N", type=_positive, default=60, help="how many, the newest")
+
     added = command("logs", commands.logs, "what happened in a run")
     added.add_argument("run", metavar="RUN")
     added.add_argument("--follow", action="store_true", help="until its training ends, or Ctrl-C")
@@ -133,7 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     meaning = "whether all is there that a night needs, and how to mend what is not; exits with 2 for a problem"
     of_config(command("doctor", commands.doctor, meaning), needed=False)
-    command("ui", commands.ui, "serve MLflow's pages on this machine").add_argument("--port", type=int, default=5000)
+    added = command("ui", commands.ui, "serve MLflow's and Prefect's pages on this machine")
+    added.add_argument("--port", type=int, default=5000, help="of MLflow's")
+    added.add_argument("--prefect-port", metavar="PORT", type=int, default=4200)
     return parser
 
 

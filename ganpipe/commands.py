@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -297,6 +298,24 @@ def logs(args: argparse.Namespace, settings: Settings) -> Outcome:
     return Outcome(found, follow(store, args.run, settings) if args.follow else readable(found))
 
 
+def trend(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from . import trend
+    from .storage import open_store
+
+    path = Path(args.out).expanduser()
+    if path.suffix.lower() not in (".html", ".png"):
+        raise InputError(f"--out {path}: a trend is written as .html or .png")
+    rows = trend.nights(args.model, open_store(settings.store), args.nights)
+    png = trend.picture(args.model, rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png if path.suffix.lower() == ".png" else trend.page(args.model, rows, png).encode())
+    except OSError as error:
+        raise InputError(f"--out {path}: {error}") from error
+    result = {"path": str(path.resolve()), "nights": [row.model_dump(mode="json") for row in rows]}
+    return Outcome(result, f"{len(rows)} nights of {args.model}: {path}")
+
+
 def pull(args: argparse.Namespace, settings: Settings) -> Outcome:
     from .pull import pull
 
@@ -332,24 +351,20 @@ def doctor(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
-    import socket
+    from .ui import serving
 
     if not settings.tracking_on:
         raise InputError("GANPIPE_TRACKING_URI is off: there is nothing to look at")
-    if settings.tracking_uri.startswith("http"):
-        return Outcome({"url": settings.tracking_uri}, settings.tracking_uri)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with serving(settings, args.port, args.prefect_port) as pages:
+        mlflow, prefect = pages.addresses["mlflow"], pages.addresses["prefect"]
+        page = f"{mlflow}/#/experiments?workflowType=machine_learning"  # not its pages for language models
+        outcome = Outcome(pages.addresses, f"MLflow   {page}\nPrefect  {prefect}")
+        if not pages.servers:
+            return outcome
+        with contextlib.redirect_stdout(sys.__stdout__):
+            say(json.dumps(outcome.result) if args.json else f"{outcome.text}\nCtrl-C ends what was started here")
         try:
-            probe.bind(("127.0.0.1", args.port))
-        except (OSError, OverflowError) as error:
-            raise InputError(f"--port {args.port} cannot be had ({error}); give another one") from error
-    settings.prepared_tracking_uri()
-    url = f"http://127.0.0.1:{args.port}"
-    page = f"{url}/#/experiments?workflowType=machine_learning"  # not its pages for language models
-    say(json.dumps({"url": url}) if args.json else f"MLflow at {page}; Ctrl-C ends it")
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.dup2(2, 1)  # what the server prints is no result
-    places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]
-    server = ["-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port), "--workers", "1", *places]
-    return os.execv(sys.executable, [sys.executable, *server])
+            pages.stay()
+        except KeyboardInterrupt:
+            log.info("the pages are closed")
+    sys.exit(0)

@@ -44,7 +44,11 @@ class Night(Ref):
     """URI of the best snapshot's sample grid."""
     report_picture: str
     """URI of the evaluation's picture."""
-    seconds: dict[str, float]
+    side_by_side: str | None = None
+    """URI of a picture: the candidate's samples beside the champion's, of the same noise."""
+    trend: str | None = None
+    """URI of a picture: score, speed and cost over the product's nights."""
+    seconds: dict[str, float] = {}
     """What each stage took, without what calls it."""
 
 
@@ -66,7 +70,7 @@ def night(
 
     Raises what the stages raise; a gate that says no is a result, not an error.
     """
-    from . import evaluate, prepare, register, retention, train
+    from . import evaluate, morning, prepare, register, retention, train
 
     if not settings.tracking_on:
         raise InputError(
@@ -99,6 +103,7 @@ def night(
     _headline(5, "promote", f"{product} version {model.version} asks the gate")
     decision: Decision = call("promote", register.promote, product, settings, version=model.version, where=where)
     retention.tidy(config, record.run_id, settings)
+    pictures = morning.pictures(decision, settings)
     store_uri, run = settings.store, f"runs/{record.run_id}"
     return Night(
         run_id=record.run_id,
@@ -110,6 +115,7 @@ def night(
         grid=f"{store_uri}/{run}/samples/{report.best.checkpoint.prefix.rpartition('/')[2]}.png",
         report_picture=f"{store_uri}/{run}/reports/{report.protocol_hash}.png",
         seconds=seconds,
+        **pictures,
     )
 
 
@@ -254,8 +260,8 @@ def _verdict(night: Night) -> str:
     return "promoted" if night.decision.promoted else "not promoted"
 
 
-def markdown(night: Night, picture: str | None = None) -> str:
-    """The end of a night as a page; `picture` is the address of its sample grid."""
+def markdown(night: Night, samples: str | None = None, trend: str | None = None) -> str:
+    """The end of a night as a page; `samples` and `trend` are addresses of its pictures."""
     head, *rows = score_rows(night)
     checks = [(check, "passed" if check.passed else "**failed**") for check in night.decision.checks]
     lines = [
@@ -263,20 +269,20 @@ def markdown(night: Night, picture: str | None = None) -> str:
         "",
         night.decision.reason,
         "",
-        *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
-        "",
+        *(["![samples, the same noise for both](" + samples + ")", ""] if samples else []),
         f"| {' | '.join(head)} |",
         f"| {' | '.join(['---'] * len(head))} |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
+        *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
+        "",
+        *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
         f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
         f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",
         "",
         f"- samples: `{night.grid}`",
         f"- report: `{night.report_picture}`",
     ]
-    if picture:
-        lines += ["", f"![samples]({picture})"]
     return "\n".join(lines) + "\n"
 
 

@@ -51,7 +51,7 @@ def replace_stages(
     monkeypatch: pytest.MonkeyPatch, failures: dict[str, list[Exception]] | None = None
 ) -> list[tuple[str, Any]]:
     """Replace all stages; returns their calls, as (stage, run id) in order. A stage first raises its `failures`."""
-    from ganpipe import evaluate, night, prepare, register, train
+    from ganpipe import evaluate, morning, night, prepare, register, train
 
     calls: list[tuple[str, Any]] = []
     left = {name: list(errors) for name, errors in (failures or {}).items()}
@@ -77,4 +77,5 @@ def replace_stages(
     monkeypatch.setattr(register, "run", fake_register)
     monkeypatch.setattr(register, "promote", fake_promote)
     monkeypatch.setattr(night, "mirror_scores", lambda *_: None)
+    monkeypatch.setattr(morning, "pictures", lambda *_: {})
     return calls

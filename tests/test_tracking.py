@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganpipe import tracking
+from ganpipe import machine, tracking
 from ganpipe.config import config_digest, load_config
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.refs import CheckpointRef, ControlScores, DatasetRef, EvalReport, SnapshotScores
@@ -135,7 +135,7 @@ def test_a_run_is_followed_and_continued_without_duplicates(store: Store, settin
         pass
     assert steps(settings) == [100, 200, 300]
     run = the_run(settings)
-    assert run.info.status == "FINISHED" and run.info.run_name == RUN
+    assert run.info.status == "FINISHED" and run.info.run_name == "tiny 2026-11-23 00:00"
     assert not {"bad", "worse"} & set(run.data.metrics)
     assert run.data.params["train.stop.kimg"] == "1.0" and run.data.params["gan.objective"] == "non_saturating"
     assert run.data.tags["mlflow.source.git.commit"] == "f" * 40
@@ -194,6 +194,35 @@ def test_scores_are_logged_once(store: Store, settings: Settings) -> None:
     assert [item.path for item in client(settings).list_artifacts(the_run(settings).info.run_id, "reports")] == [
         f"reports/{'p' * 12}.json"
     ]
+
+
+def test_what_the_machine_did_is_sent_once(store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setattr(machine, "EVERY_SECONDS", 0.2)
+    log_batch = MlflowClient.log_batch
+    fails = {"left": 2}
+
+    def loses_the_answer(self: Any, *args: Any, **kwargs: Any) -> None:
+        log_batch(self, *args, **kwargs)
+        if kwargs.get("metrics") and fails["left"]:
+            fails["left"] -= 1
+            raise ConnectionError("the answer got lost")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", loses_the_answer)
+    with tracking.Mirror(store, RUN, settings, poll_seconds=0.1):
+        until(lambda: the_run(settings) is not None and len(system_times(settings)) >= 4)
+    times = system_times(settings)
+    assert fails["left"] == 0 and len(times) == len(set(times)), "no sample twice"
+    known = the_run(settings).data.metrics
+    assert 0 <= known["system/cpu_utilization_percentage"] <= 100 and known["system/disk_available_megabytes"] > 0
+    tracking.mirror_run(store, RUN, settings)
+    assert system_times(settings) == times
+
+
+def system_times(settings: Settings) -> list[int]:
+    name = "system/cpu_utilization_percentage"
+    return [metric.timestamp for metric in client(settings).get_metric_history(the_run(settings).info.run_id, name)]
 
 
 # --- a server that goes away -------------------------------------------------------------------------------------

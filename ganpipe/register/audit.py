@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import socket
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Literal
 
 from ..errors import InputError
@@ -99,10 +100,10 @@ def write_record(store: Store, record: AuditRecord) -> str:
     return key
 
 
-def read_log(store: Store, product: str) -> list[tuple[str, AuditRecord]]:
-    """(key, record) of every decision, oldest first."""
-    keys = [item.key for item in store.list(f"models/{product}/log")]
-    return [(key, store.read_model(key, AuditRecord)) for key in keys]
+def read_log(store: Store, product: str, newest: int | None = None) -> list[tuple[str, AuditRecord]]:
+    """(key, record) of every decision, or of the newest ones, oldest first."""
+    keys = sorted(item.key for item in store.list(f"models/{product}/log"))
+    return [(key, store.read_model(key, AuditRecord)) for key in keys[-(newest or 0) :]]
 
 
 # --- registered versions -----------------------------------------------------------------------------------------
@@ -120,14 +121,14 @@ def write_version(store: Store, ref: ModelRef, report: EvalReport) -> None:
     store.create(f"models/{ref.product}/versions/{ref.version}.json", ref.model_dump_json(indent=1).encode())
 
 
-def read_versions(store: Store, product: str) -> list[ModelRef]:
-    """Every registered version, oldest first. Raises InputError for a product that nobody registered."""
+def read_versions(store: Store, product: str, newest: int | None = None) -> list[ModelRef]:
+    """Every registered version, or the newest ones, oldest first. Raises InputError for a product without any."""
     keys = [item.key for item in store.list(f"models/{product}/versions")]
     if not keys:
         there = ", ".join(products(store)) or "none yet; `ganpipe run` or `ganpipe register` makes the first"
         raise InputError(f"there is no product {product!r} in {store.uri}; there is {there}")
-    versions = [store.read_model(key, ModelRef) for key in keys]
-    return sorted(versions, key=lambda ref: int(ref.version))
+    keys.sort(key=lambda key: int(PurePosixPath(key).stem))
+    return [store.read_model(key, ModelRef) for key in keys[-(newest or 0) :]]
 
 
 def read_version(store: Store, product: str, version: str) -> ModelRef:

@@ -12,7 +12,7 @@ from ..evaluate.protocol import lower_is_better
 from ..refs import CheckpointRef, Decision, ModelRef, ScoreSheet
 from ..settings import Settings
 from ..storage import Conflict, Store, open_store
-from . import audit, gate, registry
+from . import audit, gate, pages, registry
 from .audit import AuditRecord, Pointer
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def promote(
             log.warning("another decision on %s was first; asking again against the new champion", product)
             continue
         registry.mirror(product, store, settings)
+        pages.update(product, store, settings, decision)
         return decision
     raise WorkFailed(f"{product}: other decisions overtook this one {TRIES} times; run ganpipe promote again")
 
@@ -226,6 +227,7 @@ def rollback(product: str, settings: Settings, where: str = "ganpipe rollback") 
     )
     audit.move(store, expected, record, previous=bad)
     registry.mirror(product, store, settings)
+    pages.update(product, store, settings)
     return back
 
 
@@ -263,4 +265,5 @@ def _adopt(product: str, store: Store, settings: Settings, where: str) -> Decisi
     decision = _unscored(chosen, pointer.champion, moved, reason, where)
     _carry_out(decision, pointer, expected, store, kind="adopt")
     registry.mirror(product, store, settings)
+    pages.update(product, store, settings, decision)
     return decision

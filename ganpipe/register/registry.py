@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import notes
 from ..config import RunConfig, config_digest
 from ..errors import InputError, WorkFailed
 from ..refs import EvalReport, ModelRef
@@ -172,8 +173,8 @@ def _new_version(
     version = client.create_model_version(product, logged.model_uri, tags=tags, model_id=logged.model_id)
     versions = [{"name": product, "version": version.version}]
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps(versions)})
-    client.update_model_version(product, version.version, description=describe(report))
     ref = _ref(version, report)
+    client.update_model_version(product, version.version, notes.of_version(report, ref, None, experiment_id))
     audit.write_version(store, ref, report)
     log.info("registered %s version %s: %s at %d images", product, ref.version, report.run_id, step)
     return ref
@@ -195,23 +196,6 @@ def _tags(config: RunConfig, report: EvalReport, record: RunRecord) -> dict[str,
         "flow_run_id": record.flow_run_id,
     }
     return {f"ganpipe.{name}": str(value) for name, value in tags.items() if value is not None}
-
-
-def describe(report: EvalReport) -> str:
-    """Markdown: where the version comes from, and its scores beside the controls."""
-    best = report.best
-    names = [control.name for control in report.controls]
-    lines = [
-        f"Run `{report.run_id}` after {best.checkpoint.images_seen / 1000:g} kimg, scored on {len(best.seeds)} seeds "
-        f"under protocol `{report.protocol_hash[:12]}`.",
-        "",
-        f"| metric | this version | {' | '.join(names)} |",
-        f"| --- {'| --- ' * (len(names) + 1)}|",
-    ]
-    for metric, value in best.scores.items():
-        cells = [f"{control.scores[metric]:.4g}" if metric in control.scores else "" for control in report.controls]
-        lines.append(f"| {metric} | {value:.4g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 # --- aliases -----------------------------------------------------------------------------------------------------

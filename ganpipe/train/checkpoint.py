@@ -38,6 +38,8 @@ class Progress(BaseModel):
     """Steps completed (D and G phases together)."""
     seconds: float = 0.0
     """Time spent training, over all resumes."""
+    device_seconds: float = 0.0
+    """The same times the processes that trained: one for each GPU."""
 
 
 Sections = dict[str, dict[str, Tensor]]

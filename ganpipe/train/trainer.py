@@ -206,7 +206,8 @@ class Trainer:
     # --- progress --------------------------------------------------------------------------------------------------
 
     def _advance(self, seconds: float) -> None:
-        self.progress = self.progress.model_copy(update={"seconds": self.progress.seconds + seconds})
+        spent, on_devices = self.progress.seconds + seconds, self.progress.device_seconds + seconds * self.ranks.count
+        self.progress = self.progress.model_copy(update={"seconds": spent, "device_seconds": on_devices})
 
     def _crossed(self, before: int, every_kimg: float) -> bool:
         """Whether a multiple of `every_kimg` lies between `before` and now."""
@@ -260,7 +261,11 @@ class Trainer:
             {"D": f"{means.get('discriminator/loss', 0):.3f}", "G": f"{means.get('generator/loss', 0):.3f}"}, False
         )
         images_seen = self.progress.images_seen
-        progress = {"progress/kimg": images_seen / 1000, "progress/images_per_second": images_per_second}
+        progress = {
+            "progress/kimg": images_seen / 1000,
+            "progress/images_per_second": images_per_second,
+            "progress/device_hours": self.progress.device_seconds / 3600,
+        }
         if self.ranks.is_main:
             self.metrics.write(images_seen, self.progress.seconds, {**means, **progress})
 
@@ -317,7 +322,7 @@ class Trainer:
             load_optimizer_tensors(self.d_optimizer, sections.get("discriminator_optimizer", {}))
         self.ema.module.load_state_dict(moving_average)
         self.gan.load_state_dict({"shared": sections.get("recipe", {}), "rank": rank_state})
-        self.progress = Progress(**{name: facts[name] for name in Progress.model_fields})
+        self.progress = Progress(**{name: facts[name] for name in Progress.model_fields if name in facts})
         here = machine_facts(self.ranks.count)
         for name, now in here.items():
             if facts.get(name, now) != now:

@@ -1,0 +1,151 @@
+"""Both web pages on this machine: MLflow's and Prefect's, over what lies under GANPIPE_HOME, on loopback only.
+
+    with serving(settings, port, prefect_port) as pages:
+        print(pages.addresses)
+        pages.stay()
+
+A server that the settings or PREFECT_API_URL name is not started, its address is told.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import InputError, WorkFailed
+from .quiet import quiet_orchestrator
+from .settings import Settings
+
+HOST = "127.0.0.1"
+START_SECONDS = 120.0
+POLL_SECONDS = 0.2
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Where the pages are, and the servers that were started for them."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    """By `mlflow` and `prefect`."""
+    servers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def stay(self) -> None:
+        """As long as what was started runs; returns at once when nothing was. Raises WorkFailed when a server ends."""
+        while self.servers:
+            for name, process in self.servers.items():
+                if process.poll() is not None:
+                    raise WorkFailed(f"{name}'s server ended with exit code {process.returncode}")
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def serving(settings: Settings, port: int, prefect_port: int) -> Iterator[Pages]:
+    """The pages, once they answer; what was started ends with the block.
+
+    Raises InputError for a port that cannot be had, WorkFailed when a server does not come up.
+    """
+    quiet_orchestrator(settings)
+    logs = settings.local_folder("ui")
+    pages = Pages()
+    remote_mlflow = settings.tracking_uri if settings.tracking_uri.startswith("http") else None
+    remote_prefect = os.environ.get("PREFECT_API_URL")
+    if not remote_mlflow:
+        _require_free("--port", port)
+    if not remote_prefect:
+        _require_free("--prefect-port", prefect_port)
+    if port == prefect_port:
+        raise InputError(f"--port and --prefect-port are both {port}; give them different ones")
+    pages.addresses["mlflow"] = (remote_mlflow or f"http://{HOST}:{port}").rstrip("/")
+    pages.addresses["prefect"] = (
+        (os.environ.get("PREFECT_UI_URL") or remote_prefect or f"http://{HOST}:{prefect_port}")
+        .rstrip("/")
+        .removesuffix("/api")
+    )
+    try:
+        if not remote_mlflow:
+            pages.servers["MLflow"] = _mlflow(settings, port, logs)
+        if not remote_prefect:
+            pages.servers["Prefect"] = _prefect(settings, prefect_port, logs)
+        for name, health in (("MLflow", "health"), ("Prefect", "api/health")):
+            if name in pages.servers:
+                _wait(name, pages.servers[name], f"{pages.addresses[name.lower()]}/{health}", logs)
+        yield pages
+    finally:
+        for process in pages.servers.values():
+            _stop(process)
+
+
+def _require_free(option: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as error:
+            raise InputError(f"{option} {port} cannot be had ({error}); give another one") from error
+
+
+def _mlflow(settings: Settings, port: int, logs: Path) -> subprocess.Popen[bytes]:
+    settings.prepared_tracking_uri()
+    places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]
+    arguments = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places]
+    return _started(arguments, logs / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+
+
+def _prefect(settings: Settings, port: int, logs: Path) -> subprocess.Popen[bytes]:
+    """The pages alone: schedules and the like are the business of the server that runs flows."""
+    quiet = {
+        "PREFECT_UI_STATIC_DIRECTORY": str(settings.local_folder("ui") / "prefect"),
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+    }
+    arguments = ["prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
+    return _started(arguments, logs / "prefect.log", quiet)
+
+
+def _started(arguments: list[str], output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    with output.open("wb") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "ganpipe.leash", *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,  # never written to: its end tells the leash that we are gone
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+
+
+def _wait(name: str, process: subprocess.Popen[bytes], health: str, logs: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not _answers(health):
+        if process.poll() is not None or time.monotonic() > deadline:
+            text = (logs / f"{name.lower()}.log").read_text(errors="replace").strip()
+            raise WorkFailed(f"{name}'s server did not start:\n{text[-2000:]}")
+        time.sleep(POLL_SECONDS)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        process.stdin.close()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
