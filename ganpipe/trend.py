@@ -158,7 +158,7 @@ def _scores(axes: Axes, rows: list[NightRow]) -> None:
     stars = [(night, row) for night, row in enumerate(rows) if row.answer == "promoted" and row.score is not None]
     for night, row in stars:
         colour = COLOURS[kinds.index((row.metric, row.protocol_hash)) % len(COLOURS)]
-        axes.plot([night], [row.score], marker="*", markersize=15, color=colour, markeredgecolor="white", zorder=4)
+        axes.plot([night], [row.score or 0], marker="*", markersize=15, color=colour, markeredgecolor="white", zorder=4)
         axes.annotate(
             f"champion: v{row.version}", (night, row.score or 0), (0, 10), textcoords="offset points", ha="center",
             fontsize=8, color=colour,

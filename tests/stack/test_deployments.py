@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Stack, ganpipe, night_raw, until
+from on_servers import Stack, ganpipe, night_raw, until
 
 from ganpipe.configfile import to_yaml
 from ganpipe.settings import Settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Stack, ganpipe, night_raw, until
+from on_servers import Stack, ganpipe, night_raw, until
 from safetensors.numpy import load
 from test_deployments import deployed
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Stack, ganpipe, night_raw, until
+from on_servers import ROOT, Stack, ganpipe, night_raw, until
 from test_deployments import deployed
 from test_endings import final, training_of
 

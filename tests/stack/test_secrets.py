@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Stack, command, ganpipe, night_raw, until
+from on_servers import Stack, command, ganpipe, night_raw, until
 from test_deployments import deployed
 from test_endings import final
 
