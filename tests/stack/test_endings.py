@@ -58,8 +58,8 @@ ENDINGS: dict[str, tuple[Callable[[Any, Any, Stack], None], str]] = {
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, Any]:
-    """The checkpoint of the training that nobody ended, once there is one."""
+def whole() -> dict[float, Any]:
+    """kimg -> the last checkpoint of the training that nobody ended, once there is one."""
     return {}
 
 
@@ -70,11 +70,11 @@ def store(stack: Stack) -> Store:
 
 @pytest.mark.parametrize("how", ENDINGS)
 def test_ended_in_mid_training(
-    how: str, stack: Stack, client: Any, store: Store, tmp_path: Path, whole: dict[str, Any]
+    how: str, stack: Stack, client: Any, store: Store, tmp_path: Path, whole: dict[float, Any]
 ) -> None:
-    raw = night_raw("ended", stop={"kimg": KIMG}, snapshot_kimg=KIMG, log_every_kimg=1, seed=1)
+    kimg, hours = (2 * KIMG, {"max_hours": 32 / 3600}) if how == "time-out" else (KIMG, {})
+    raw = night_raw("ended", stop={"kimg": kimg}, snapshot_kimg=kimg, log_every_kimg=1, seed=1)
     deployment = deployed(tmp_path, raw)
-    hours = {"max_hours": 40 / 3600} if how == "time-out" else {}
     run = client.create_flow_run_from_deployment(deployment, parameters=hours)
     run_id = until(lambda: training_of(store, stack, run), 240, "metrics of the training")
     assert len(stack.ranks()) == 3  # torchrun and two ranks
@@ -85,19 +85,20 @@ def test_ended_in_mid_training(
     until(lambda: not stack.ranks(), 90 if how == "time-out" else CHECKPOINT_SECONDS + 10, "no process is left")
     took = time.monotonic() - began
     (checkpoint,) = checkpoints(store, run_id)
-    assert 0 < checkpoint.images_seen < KIMG * 1000
+    assert 0 < checkpoint.images_seen < kimg * 1000
     until(lambda: not stack.nights(), 60, "the flow's process is gone")
     state = until(lambda: final(client, run), 120, "the run is marked")
     assert state.name == expected, (state, took)
     until(lambda: taken(client) == 0, 120, "the GPUs are free")
 
     resumed = json.loads(ganpipe("train", "--resume", run_id, "--num-processes", "2", "--json").stdout)
-    if not whole:
+    if kimg not in whole:
         path = tmp_path / "whole.yaml"
         path.write_text(to_yaml(raw))
-        whole.update(json.loads(ganpipe("train", str(path), "--num-processes", "2", "--json").stdout))
-    assert resumed["images_seen"] == whole["images_seen"]
-    weights, others = (load(store.read_bytes(f"{ref['prefix']}/generator.safetensors")) for ref in (resumed, whole))
+        whole[kimg] = json.loads(ganpipe("train", str(path), "--num-processes", "2", "--json").stdout)
+    refs = (resumed, whole[kimg])
+    assert resumed["images_seen"] == whole[kimg]["images_seen"]
+    weights, others = (load(store.read_bytes(f"{ref['prefix']}/generator.safetensors")) for ref in refs)
     assert weights.keys() == others.keys() and all((weights[name] == others[name]).all() for name in weights)
 
 
