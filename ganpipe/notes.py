@@ -61,8 +61,8 @@ def experiment_tags(experiment_id: str, config: RunConfig) -> dict[str, str]:
         "",
         "`best/...` is the score of a run's best snapshot on seeds of its own, `eval/...` that of every snapshot, "
         "`control_...` what is no GAN under the same protocol (`ganpipe.protocol_hash`: unlike ones cannot be "
-        "compared). Charts: `best_samples` shows what every run's best snapshot makes of the same noise, `samples` all "
-        "snapshots, with a slider.",
+        f"compared). In the [charts]({view_address(experiment_id)}&compareRunsMode=CHART), `best_samples` shows what "
+        "every run's best snapshot makes of the same noise, and `samples` all snapshots, with a slider.",
     )
     return {
         NOTE: note,
@@ -92,8 +92,8 @@ def _view(config: RunConfig) -> str:
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": columns,
-        "columnOrder": [],
-        "columnWidths": {},
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *columns],
+        "columnWidths": {name: 260 if name == columns[0] else 150 for name in columns},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -101,7 +101,20 @@ def _view(config: RunConfig) -> str:
         "runsHiddenMode": "FIRST_10_RUNS",
         "viewMaximized": False,
         "runListHidden": False,
-        "isAccordionReordered": False,
+        "compareRunCharts": [_pictures("best_samples"), _pictures("samples")],
+        "compareRunSections": [
+            {
+                "uuid": "samples",
+                "name": "samples",
+                "display": True,
+                "isReordered": False,
+                "deleted": False,
+                "isGenerated": False,
+                "columns": 2,
+                "cardHeight": 640,
+            },
+        ],
+        "isAccordionReordered": True,  # otherwise the pictures come last
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "groupBy": None,
@@ -109,6 +122,14 @@ def _view(config: RunConfig) -> str:
         "autoRefreshEnabled": True,
     }
     return json.dumps({"name": "Nights", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
+
+
+def _pictures(key: str) -> dict[str, object]:
+    """A chart of the runs' pictures, without every parameter beside every picture."""
+    return {
+        "type": "IMAGE", "uuid": key, "runsCountToCompare": 10, "metricSectionId": "samples", "deleted": False,
+        "isGenerated": False, "imageKeys": [key], "step": 0, "showRunParams": False,
+    }  # fmt: skip
 
 
 # --- runs and versions -------------------------------------------------------------------------------------------
@@ -193,6 +214,8 @@ def in_short(decision: Decision) -> str:
     """A decision in a table's column."""
     champion = decision.champion
     failed = ", ".join(check.name for check in decision.checks if not check.passed)
+    if decision.promoted and not decision.checks:
+        return "made champion by hand"
     if decision.promoted:
         return f"promoted over v{champion.version}" if champion else "promoted: first champion"
     if champion is not None and champion.version == decision.candidate.version:

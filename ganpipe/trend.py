@@ -146,11 +146,10 @@ def _scores(axes: Axes, rows: list[NightRow]) -> None:
     kinds = list(dict.fromkeys((row.metric, row.protocol_hash) for row in rows))
     for number, (metric, protocol) in enumerate(kinds):
         colour = COLOURS[number % len(COLOURS)]
-        points = {
-            x: row.score
-            for x, row in enumerate(rows)
-            if (row.metric, row.protocol_hash) == (metric, protocol) and row.score is not None
-        }
+        of_kind = [
+            (night, row) for night, row in enumerate(rows) if (row.metric, row.protocol_hash) == (metric, protocol)
+        ]
+        points = {night: row.score for night, row in of_kind if row.score is not None}
         label = f"{metric}, protocol {protocol[:8]}"
         axes.plot(
             list(points), list(points.values()), color=colour, marker="o", markersize=4, linewidth=1.4, label=label

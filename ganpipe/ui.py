@@ -54,6 +54,7 @@ def serving(settings: Settings, port: int, prefect_port: int) -> Iterator[Pages]
 
     Raises InputError for a port that cannot be had, WorkFailed when a server does not come up.
     """
+    settings.prepared_tracking_uri()
     quiet_orchestrator(settings)
     logs = settings.local_folder("ui")
     pages = Pages()
@@ -89,13 +90,14 @@ def _require_free(option: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            if port == 0:
+                raise OverflowError("it must be 1-65535")
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise InputError(f"{option} {port} cannot be had ({error}); give another one") from error
 
 
 def _mlflow(settings: Settings, port: int, logs: Path) -> subprocess.Popen[bytes]:
-    settings.prepared_tracking_uri()
     places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]
     arguments = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places]
     return _started(arguments, logs / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
