@@ -96,7 +96,8 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     """Augmentation at the discriminator's door."""
     precision: Literal["fp32", "bf16"] = "bf16"
-    """Of forward and backward passes; penalties, weights and optimizers are always fp32."""
+    """Of forward and backward passes; penalties, weights and optimizers are always fp32. Where there are no
+    instructions for bf16, fp32 takes its place, and the log says so."""
     log_every_kimg: float = Field(5, gt=0)
     """Thousands of images between two lines of metrics."""
     snapshot_kimg: float = Field(50, gt=0)

@@ -28,7 +28,7 @@ from ..ranks import Ranks
 from ..refs import CheckpointRef
 from ..rng import StepRng, derive_seed
 from ..storage import Store
-from .checkpoint import Progress, Sections, load_checkpoint, machine_facts, write_checkpoint
+from .checkpoint import Progress, Sections, computes_bf16, load_checkpoint, machine_facts, write_checkpoint
 from .ema import Ema
 from .metrics import MetricsLog
 from .optimizers import apply_schedules, build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -63,6 +63,9 @@ class Trainer:
         self.uploads = Uploader(store, run_id, work)
         self.seed = config.train.seed
         self.ranks = ranks or Ranks()
+        self.bf16 = config.train.precision == "bf16" and computes_bf16(self.ranks.device)
+        if config.train.precision == "bf16" and not self.bf16 and self.ranks.is_main:
+            log.warning("this machine has no instructions for bf16: train.precision is fp32 here, which is far faster")
         self.device = self.ranks.device
         self.dataset, self.spec = dataset, dataset.spec()
         self.gan = GANS[config.gan.name](config.gan)
@@ -194,7 +197,7 @@ class Trainer:
         return [slice(number * size, (number + 1) * size) for number in range(first, first + count)]
 
     def _autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bf16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def _schedule(self, images_seen: int) -> None:
         assert self.train.optimizers is not None
