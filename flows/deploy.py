@@ -1,17 +1,11 @@
-"""Deployments: nights that Prefect's server starts by schedule, and the worker that carries them out on this machine.
-
-deploy(nightly, settings)      pin the configuration, schedule it, watch over it
-work(pool, settings)           become the worker of a pool
-"""
+"""Deployments: nights that Prefect's server starts by schedule. Their worker is in worker.py."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from httpx import HTTPError, HTTPStatusError
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -28,14 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ganpipe.config import RunConfig, config_digest, config_to_json, load_config
 from ganpipe.configfile import read_yaml
 from ganpipe.errors import InputError, WorkFailed
-from ganpipe.settings import Settings
 
 from .nightly import gpu_limit, nightly
 from .watch import TAG, automations
 
 POOL = "ganpipe"
 MAX_HOURS = 20.0
-HEARTBEAT_SECONDS = 30
 
 
 class Nightly(BaseModel):
@@ -192,25 +184,6 @@ def pinned(night: Nightly) -> RunConfig:
     if stop["at"] and not stop["timezone"] and night.schedule:
         stop["timezone"] = night.schedule.timezone
     return RunConfig.model_validate(raw)
-
-
-def work(pool: str, settings: Settings) -> NoReturn:
-    """Become the worker of a pool: one machine, whose GPUs the nights of the pool share."""
-    import torch
-
-    with server() as client:
-        ensure_pool(client, pool)
-        gpus = torch.cuda.device_count() or os.cpu_count() or 1  # without any, its cores take their place
-        client.upsert_global_concurrency_limit_by_name(gpu_limit(pool), gpus)
-    os.environ.update(settings.to_environment())
-    ours = str(Path(__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_SECONDS))
-    command = ["-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--install-policy", "never"]
-    if "PREFECT_WORKER_WEBSERVER_PORT" in os.environ:
-        command.append("--with-healthcheck")
-    os.execv(sys.executable, [sys.executable, *command])
 
 
 # --- what a night needs on the server ------------------------------------------------------------------------------

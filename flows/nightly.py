@@ -29,7 +29,7 @@ from ganpipe.errors import InputError, WorkFailed
 from ganpipe.night import Night, markdown, night, summary
 from ganpipe.notes import in_short
 from ganpipe.settings import Settings
-from ganpipe.storage import open_store
+from ganpipe.storage import open_store, scratch_folder
 
 from .progress import progress_of
 
@@ -159,14 +159,25 @@ def leave_with_the_worker() -> None:
 
 
 def tell(block: str, result: Night, settings: Settings) -> None:
-    """Send the morning's message. A channel that is away is worth a warning, not a night."""
+    """Send the morning's message, the grids attached. A channel that is away is worth a warning, not a night."""
     verdict = "promoted" if result.decision.promoted else "the champion stays"
+    subject = f"{result.model.product}: {verdict}"
+    body = f"{summary(result, settings)}\n{flow_run_page()}"
     try:
         channel = Block.load(block)
         if not isinstance(channel, NotificationBlock):
             raise InputError("it sends no messages; name a block of another type")
-        body = f"{summary(result, settings)}\n{flow_run_page()}"
-        channel.notify(body, subject=f"{result.model.product}: {verdict}")  # type: ignore[unused-coroutine]
+        apprise = getattr(channel, "_apprise_client", None)  # Prefect's own `notify` takes no pictures
+        if apprise is None:
+            channel.notify(body, subject=subject)  # type: ignore[unused-coroutine]
+            return
+        png = _picture(result.side_by_side or result.grid, settings)
+        with scratch_folder(settings.local_folder("work"), "message-") as folder:
+            picture = folder / f"{result.model.product}-{result.model.version}.png"
+            if png is not None:
+                picture.write_bytes(png)
+            if not apprise.notify(body=body, title=subject, attach=str(picture) if png else None):
+                raise WorkFailed("it took nothing; the log of `apprise` says why")
     except Exception as error:
         log.warning("%s did not take the morning's message: %s", block, error)
 
@@ -178,12 +189,17 @@ def flow_run_page() -> str:
 
 def _embedded(uri: str | None, settings: Settings) -> str | None:
     """A picture of the store as an address that holds it; None when it is missing or large."""
+    png = _picture(uri, settings)
+    if png is None or len(png) > MAX_PICTURE_BYTES:
+        return None
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _picture(uri: str | None, settings: Settings) -> bytes | None:
+    """Of the store; None when it is missing."""
     if uri is None:
         return None
     try:
-        png = open_store(settings.store).read_bytes(uri.removeprefix(f"{settings.store}/"))
+        return open_store(settings.store).read_bytes(uri.removeprefix(f"{settings.store}/"))
     except FileNotFoundError:
         return None
-    if len(png) > MAX_PICTURE_BYTES:
-        return None
-    return "data:image/png;base64," + base64.b64encode(png).decode()

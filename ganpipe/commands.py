@@ -251,9 +251,10 @@ def deploy(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def worker(args: argparse.Namespace, settings: Settings) -> Outcome:
     quiet_orchestrator(settings)
-    from flows.deploy import work
+    from flows.worker import work
 
-    return work(args.pool, settings)
+    code = work(args.pool, settings)
+    return Outcome({"exit_code": code}, "the worker has ended", exit_code=code)
 
 
 # --- looking around ----------------------------------------------------------------------------------------------

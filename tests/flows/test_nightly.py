@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from nights import replace_stages
 from tiny import tiny_raw
+from webhook import listening
 
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.quiet import quiet_orchestrator
+from ganpipe.sample import grid_png
 from ganpipe.settings import Settings
+from ganpipe.storage import open_store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,3 +76,32 @@ def test_a_retry_of_the_flow_run_continues_its_run(nightly: Any, monkeypatch: py
     nightly.with_options(retries=1, retry_delay_seconds=2)(tiny_raw(seed="auto"))
     first, second = [record for name, record in calls if name == "train"]
     assert first.run_id == second.run_id and first.config_digest == second.config_digest
+
+
+def test_the_morning_message_carries_the_grids(
+    nightly: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from prefect import flow
+    from prefect.blocks.notifications import SlackWebhook
+
+    from flows.nightly import tell
+
+    replace_stages(monkeypatch)
+    night = nightly(tiny_raw())
+    settings = Settings.from_environment()
+    png = grid_png(np.zeros((4, 1, 8, 8), np.uint8))
+    open_store(settings.store).write_bytes("runs/tiny-run/reports/side-by-side.png", png)
+    with_picture = night.model_copy(update={"side_by_side": f"{settings.store}/runs/tiny-run/reports/side-by-side.png"})
+    with listening() as (server, messages):
+        SlackWebhook(url=f"json://127.0.0.1:{server.server_port}").save("grids")  # any address that Apprise knows
+        flow(lambda: tell("slack-webhook/grids", with_picture, settings), name="morning")()
+        flow(lambda: tell("slack-webhook/grids", night, settings), name="morning")()
+    first, second = map(json.loads, messages)
+    assert first["title"] == "tiny: the champion stays" and night.decision.reason in first["message"]
+    assert "/runs/flow-run/" in first["message"]
+    (attached,) = first["attachments"]
+    assert attached["filename"] == "tiny-7.png" and base64.b64decode(attached["base64"]) == png
+    assert not second["attachments"]
+
+    flow(lambda: tell("slack-webhook/grids", night, settings), name="morning")()
+    assert "slack-webhook/grids did not take the morning's message" in caplog.text
