@@ -37,6 +37,7 @@ def work(pool: str, settings: Settings) -> int:
     ours = str(Path(__file__).parents[1])
     variables = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1",  # its health; everybody's, if it were left to Prefect
         **os.environ,
         **settings.to_environment(),
         "PYTHONPATH": os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])]),

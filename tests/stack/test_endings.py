@@ -107,7 +107,7 @@ def test_a_machine_that_vanishes(stack: Stack, client: Any, store: Store, tmp_pa
     deployment = deployed(tmp_path, night_raw("vanished", stop={"kimg": KIMG}, snapshot_kimg=KIMG, log_every_kimg=1))
     run = client.create_flow_run_from_deployment(deployment)
     until(lambda: training_of(store, stack, run), 240, "metrics of the training")
-    for process in [stack.worker(), *stack.nights(), *stack.ranks()]:
+    for process in [stack.worker(), *stack.worker().children(recursive=True)]:
         process.kill()
     assert until(lambda: final(client, run), 300, "the server's automation").name == "Crashed"
 
