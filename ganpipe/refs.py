@@ -49,21 +49,31 @@ class CheckpointRef(Ref):
         return f"{self.prefix}/generator.safetensors"
 
 
-class ControlScores(Ref):
+class Scores(Ref):
+    """What was measured of some images, by metric."""
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = {}
+    """95 % interval of the value that many samples would have: of infinitely many where the bias goes with 1/n, else of
+    very many sets of this size; see `evaluate/resampling.py`. None for scores that are not finite, or of few images."""
+    by_class: dict[str, dict[str, float]] = {}
+    """metric -> class -> the same of the images of one class, where there are enough; see `evaluate/by_class.py`."""
+
+
+class ControlScores(Scores):
     """The same metrics on something that is no GAN, under the same protocol."""
 
     name: str
     """`real` (held-out images: the floor), `pca_gaussian`, or `resampled_train` (a memoriser)."""
     n: int
-    """Images scored."""
-    scores: dict[str, float]
+    """Images scored. Of `real` as many as of the generated side where the split holds them: a Frechet distance falls
+    with n, even one between equals, so that only a floor of the same n is one."""
 
 
-class SnapshotScores(Ref):
+class SnapshotScores(Scores):
     """Scores of one snapshot: mean over the sample seeds, and each seed's own value."""
 
     checkpoint: CheckpointRef
-    scores: dict[str, float]
     by_seed: dict[str, list[float]]
     """metric -> one value per sample seed, in the order of `seeds`."""
     seeds: list[int]

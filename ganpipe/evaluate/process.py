@@ -28,18 +28,10 @@ from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
 from .extractors import build_extractor, find_weights
-from .fidelity import (
-    Features,
-    NotFinite,
-    Reference,
-    extract,
-    mean_scores,
-    measure_all,
-    require_enough,
-    todays_protocol,
-)
+from .fidelity import Features, NotFinite, extract, require_enough, todays_protocol
 from .protocol import Protocol, gate_metric, lower_is_better, seeds
 from .report import write_report
+from .scores import Reference, mean_of, measure_all
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +81,9 @@ class Scorer:
         scored = []
         for number, checkpoint in enumerate(checkpoints):
             of_seeds = rows[number * len(sample_seeds) : (number + 1) * len(sample_seeds)]
-            by_seed = {metric: [row[metric] for row in of_seeds] for metric in of_seeds[0]}
-            scores = mean_scores(of_seeds)
-            scored.append(SnapshotScores(checkpoint=checkpoint, scores=scores, by_seed=by_seed, seeds=sample_seeds))
+            by_seed = {metric: [row.scores[metric] for row in of_seeds] for metric in of_seeds[0].scores}
+            means = mean_of(of_seeds).model_dump(exclude={"format"})
+            scored.append(SnapshotScores(checkpoint=checkpoint, by_seed=by_seed, seeds=sample_seeds, **means))
         return scored
 
     def file(self, checkpoint: CheckpointRef) -> Path:
