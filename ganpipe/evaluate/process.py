@@ -27,10 +27,11 @@ from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
+from .exhibits import Exhibits, make_exhibits
 from .extractors import build_extractor, find_weights
 from .fidelity import Features, NotFinite, extract, require_enough, todays_protocol
 from .protocol import Protocol, gate_metric, lower_is_better, seeds
-from .report import write_report
+from .report import write_pages, write_report
 from .scores import Reference, mean_of, measure_all
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,17 @@ class Scorer:
             log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
             raise
 
+    def exhibits(self, checkpoint: CheckpointRef, seed: int) -> Exhibits | None:
+        """What there is to show of a checkpoint; None when it makes NaN, and on all ranks but the one that writes."""
+        try:
+            features = self._features(self._load, checkpoint, seed)
+        except NotFinite:
+            return None
+        if not self.ranks.is_main:
+            return None
+        dataset = Dataset.open(self.store, self.protocol.dataset_digest)
+        return make_exhibits(self._load(checkpoint), features, self.reference, dataset, self.protocol, seed)
+
 
 def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopSignal | None = None) -> EvalReport:
     """Every snapshot on the selection seeds, the best again on the scoring seeds; written to the run's folder.
@@ -146,8 +158,10 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
         best=scorer.score([best.checkpoint], seeds("score", config.evaluate.score_seeds), "best snapshot")[0],
         controls=scorer.controls,
     )
+    shown = scorer.exhibits(best.checkpoint, report.best.seeds[0])
     if scorer.ranks.is_main:
         write_report(store, report)
+        write_pages(store, report, config, shown)
     log.info(
         "%s: best at %.3f kimg, %s %.4g", run_id, best.checkpoint.images_seen / 1000, metric, report.best.scores[metric]
     )
