@@ -191,7 +191,7 @@ def _headline(report: EvalReport) -> dict[str, str]:
     return {
         "value": number(best.scores[metric]),
         "interval": interval(best, metric),
-        "limit": " of infinitely many samples" if base_name(metric) == FRECHET else "",
+        "limit": " for infinitely many samples" if base_name(metric) == FRECHET else "",
         "direction": "lower is better" if lower_is_better(metric) else "higher is better",
     }
 
