@@ -25,7 +25,7 @@ def by_class(
     """metric -> class -> score, of features (N, D) and logits (N, K) of either side; `classes` names the K logits.
 
     recall: share of a class's real images within the generated manifold of all classes, from `least` of them on.
-    kid: the unbiased squared MMD of the class's images, at most 5,000 a side, from `least` on either side on.
+    kid: the unbiased squared MMD of the class's images, at most 2,000 a side, from `least` on either side on.
     fid: from more than 2 D on either side on; of fewer it is bias.
     """
     found: dict[str, dict[str, float]] = {base: {} for base in ("recall", "kid", "fid")}

@@ -50,6 +50,7 @@ class Distances:
 
     def __init__(self, features_ND: Tensor, reference: Gaussian, blocks: int):
         self.reference = reference
+        self._known: dict[tuple[bool, ...], float] = {}
         self.block_N = torch.arange(len(features_ND)) % blocks
         self.rows_B = torch.bincount(self.block_N, minlength=blocks).double()
         rows_ND = features_ND.double()
@@ -72,13 +73,17 @@ class Distances:
 
     def distance(self, chosen_B: Tensor) -> float:
         """Of the rows in the chosen blocks (bool), at least two."""
-        n = self.rows(chosen_B)
-        mean_D = self.sums_BD[chosen_B].sum(0) / n
-        difference_D = self.offset_D + mean_D - self.reference.mean_D
-        return float(difference_D @ difference_D) + self.covariance_part(chosen_B)
+        key = tuple(chosen_B.tolist())
+        if key not in self._known:
+            mean_D = self.offset_D + self.sums_BD[chosen_B].sum(0) / self.rows(chosen_B)
+            difference_D = mean_D - self.reference.mean_D
+            self._known[key] = float(difference_D @ difference_D) + self.covariance_part(chosen_B)
+        return self._known[key]
 
-    def covariance_part(self, chosen_B: Tensor) -> float:
-        """tr S + tr S_r - 2 tr (S S_r)^(1/2)"""
+    def covariance_part(self, chosen_B: Tensor | None = None) -> float:
+        """tr S + tr S_r - 2 tr (S S_r)^(1/2); of all rows when none are chosen."""
+        if chosen_B is None:
+            chosen_B = torch.ones(len(self.rows_B), dtype=torch.bool)
         n = self.rows(chosen_B)
         mean_D = self.sums_BD[chosen_B].sum(0) / n
         turned_K = mean_D @ self.reference.factor_DK
@@ -99,9 +104,14 @@ def moments(features_ND: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def frechet_distance(features_ND: Tensor, mu: np.ndarray, sigma: np.ndarray) -> float:
-    """Of rows to a Gaussian of mean `mu` (D,) and covariance `sigma` (D, D). Raises nothing for singular ones."""
-    distances = Distances(features_ND, Gaussian.of(mu, sigma), blocks=1)
-    return distances.distance(torch.ones(1, dtype=torch.bool))
+    """Of float32 rows to a Gaussian of mean `mu` (D,), float32, and covariance `sigma` (D, D), float64."""
+    return mean_part(features_ND, mu) + Distances(features_ND, Gaussian.of(mu, sigma), blocks=1).covariance_part()
+
+
+def mean_part(features_ND: Tensor, mu: np.ndarray) -> float:
+    """|m - m_r|^2 in float32, as torch-fidelity has it."""
+    difference = np.mean(features_ND.numpy(), axis=0) - mu
+    return float(difference.dot(difference))
 
 
 def at_infinity(distances: Distances, points: int, repeats: int, seed: int) -> float:

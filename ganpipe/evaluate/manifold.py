@@ -17,6 +17,8 @@ from torch import Tensor
 
 ELEMENTS = 1 << 26
 """Of a distance matrix at a time: 256 MiB."""
+HALVES_RECALL = 2_000
+"""Real rows that the recall of halves is measured on."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Manifold:
     covered_MB: Tensor
     """bool: real rows in whose ball of density's k lies a row of the block of generated ones."""
     recall_J: Tensor
-    """float64: recall of each half of the generated rows by themselves."""
+    """float64: recall, by each half of the generated rows alone, of the first 2,000 real rows."""
 
     def scores(self) -> dict[str, float]:
         """precision, recall, density and coverage."""
@@ -44,9 +46,10 @@ class Manifold:
             "coverage": float(self.covered_MB.any(1).double().mean()),
         }
 
-    def coverage(self, halves_JB: Tensor) -> Tensor:
-        """(J,): coverage by each half of the generated rows."""
-        return (self.covered_MB.float() @ halves_JB.float().T > 0).double().mean(0)
+    def coverage_without(self) -> Tensor:
+        """(B,): coverage by all generated rows but one block's."""
+        alone_MB = self.covered_MB & (self.covered_MB.sum(1, keepdim=True) == 1)
+        return self.covered_MB.any(1).double().mean() - alone_MB.double().mean(0)
 
 
 def radii(rows_ND: Tensor, neighbours: tuple[int, ...]) -> Tensor:
@@ -75,18 +78,18 @@ def manifold(
     radii_NJ = _radii_in_halves(generated_ND, recall_k, block_N, halves_JB)
     own_block_NB = torch.nn.functional.one_hot(block_N, blocks).float()
     precise_N, balls_N = torch.zeros(n, dtype=torch.bool), torch.zeros(n, dtype=torch.float64)
-    recalled, covered = [], []
+    recalled, covered, by_halves = [], [], []
     for rows in _bands(len(real_MD), n):
         distances_MN = torch.cdist(real_MD[rows], generated_ND)
-        recalled.append(torch.stack([(distances_MN <= radius_N).any(1) for radius_N in radii_NJ.unbind(1)], 1))
+        recalled.append((distances_MN <= radii_NJ[:, 0]).any(1))
+        few_MN = distances_MN[: max(0, HALVES_RECALL - rows.start)]
+        by_halves.append(torch.stack([(few_MN <= radius_N).any(1).sum() for radius_N in radii_NJ.unbind(1)]))
         precise_N |= (distances_MN <= real_radii_M2[rows, :1]).any(0)
         within_MN = distances_MN <= real_radii_M2[rows, 1:]
         balls_N += within_MN.sum(0)
         covered.append(within_MN.float() @ own_block_NB > 0)
-    recalled_MJ = torch.cat(recalled)
-    return Manifold(
-        precise_N, recalled_MJ[:, 0], balls_N / density_k, torch.cat(covered), recalled_MJ[:, 1:].double().mean(0)
-    )
+    recall_J = torch.stack(by_halves).sum(0)[1:].double() / min(HALVES_RECALL, len(real_MD))
+    return Manifold(precise_N, torch.cat(recalled), balls_N / density_k, torch.cat(covered), recall_J)
 
 
 def _radii_in_halves(rows_ND: Tensor, k: int, block_N: Tensor, halves_JB: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class Protocol(BaseModel):
     """Density and coverage: likewise, of real images only."""
     fid_inf_points: int = 4
     """Numbers of images, from half of them to all, that `fid_inf` is the limit of..."""
-    fid_inf_repeats: int = 8
+    fid_inf_repeats: int = 4
     """...each the mean over so many random unions of blocks, or all balanced halves."""
     class_rows: int = 10
     """Fewest images of a class on each side that its own scores are measured with."""

@@ -27,7 +27,7 @@ from ..refs import Scores
 from . import resampling
 from .by_class import by_class
 from .fidelity import Features, NotFinite, chunked
-from .frechet import Distances, Gaussian, at_infinity, moments
+from .frechet import Distances, Gaussian, at_infinity, mean_part, moments
 from .manifold import manifold, radii
 from .modes import mode_scores
 from .protocol import MODE_METRICS, POINT_EXTRACTOR, Protocol, base_name, metric_names
@@ -137,9 +137,9 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
             "precision": resampling.shares(lain.precise_N, halves),
             "recall": lain.recall_J,
             "density": resampling.shares(lain.balls_N, halves),
-            "coverage": lain.coverage(halves),
         }
         estimates |= {base: estimate(scores[base], values) for base, values in of_halves.items()}
+        estimates["coverage"] = resampling.jackknife(scores["coverage"], lain.coverage_without())
     names = {name: name if name in MODE_METRICS else base_name(name) for name in metric_names(protocol.extractor)}
     return Measured(
         {name: scores[base] for name, base in names.items() if base},
@@ -161,12 +161,9 @@ Part = tuple[dict[str, float], dict[str, Estimate]]
 
 def _frechet(generated: Features, reference: Reference, protocol: Protocol, blocks: int, halves: Tensor | None) -> Part:
     distances = Distances(generated.features_ND, reference.gaussian, blocks)
-    whole = torch.ones(blocks, dtype=torch.bool)
-    # Its means are of float32, and so they are here.
-    difference = np.mean(generated.features_ND.numpy(), axis=0) - reference.mu
     limit = at_infinity(distances, protocol.fid_inf_points, protocol.fid_inf_repeats, protocol.rng_seed)
     scores = {
-        "fid": float(difference.dot(difference)) + distances.covariance_part(whole),
+        "fid": mean_part(generated.features_ND, reference.mu) + distances.covariance_part(),
         "fid_inf": limit,
     }
     if halves is None or len(generated) <= 2 * len(reference.mu):  # a half's covariance would be singular
