@@ -1,8 +1,8 @@
 """Stage 3: from checkpoints to scores, each with its protocol and its controls.
 
 protocol.py says what a score depends on; extractors.py and domain.py turn images into features, fidelity.py features
-into numbers; controls.py measures what is no GAN; process.py is the child process that does it; report.py keeps the
-result.
+into numbers and diagnostics.py into alarms; controls.py measures what is no GAN; process.py is the child process that
+does it; report.py keeps the result.
 """
 
 from __future__ import annotations
