@@ -242,6 +242,7 @@ def summary(night: Night, settings: Settings) -> str:
         "",
         *aligned(score_rows(night)),
         "",
+        *(f"alarm    {line}" for line in _alarms(night)),
         f"{_verdict(night)}: {night.decision.reason}",
         "",
         f"samples  {_place(night.grid)}",
@@ -249,6 +250,12 @@ def summary(night: Night, settings: Settings) -> str:
         f"look     {settings.tracking_uri if remote else 'ganpipe ui'}",
     ]
     return "\n".join(lines)
+
+
+def _alarms(night: Night) -> list[str]:
+    """Those that the best snapshot raises."""
+    diagnostics = night.report.diagnostics
+    return [f"{alarm.name}: {alarm.detail}" for alarm in diagnostics.raised] if diagnostics else []
 
 
 def _place(uri: str) -> str:
@@ -276,6 +283,7 @@ def markdown(night: Night, samples: str | None = None, trend: str | None = None)
         "",
         *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
         "",
+        *(f"- **alarm** {line}\n" for line in _alarms(night)),
         *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
         f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
         f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",

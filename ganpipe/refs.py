@@ -79,6 +79,49 @@ class SnapshotScores(Scores):
     seeds: list[int]
 
 
+class Alarm(Ref):
+    """One question whether a generator is broken, and the answer; see `evaluate/diagnostics.py`."""
+
+    name: Literal["duplicates", "missing_class", "memorised", "low_quality"]
+    raised: bool
+    statistic: float | None
+    """A share of the samples; None when the question has no answer."""
+    threshold: float | None
+    """`duplicates` and `memorised` are raised above it, the others below."""
+    detail: str
+    """The numbers, in one sentence."""
+    pairs: list[tuple[int, int]] = []
+    """The worst examples by number: two samples (`duplicates`), or a sample and a training image (`memorised`)."""
+
+
+class ClassShare(Ref):
+    """How frequent a class is."""
+
+    name: str
+    real: float
+    generated: float
+
+
+class Diagnostics(Ref):
+    """All alarms of one generator's samples, whether raised or not."""
+
+    generated: int
+    """Samples that were looked at, of all sample seeds in their order."""
+    held_out: int
+    """Held-out real images that said what is usual."""
+    alarms: list[Alarm]
+    kind: str
+    """`classes` where there are labels, else `clusters`."""
+    classes: list[ClassShare]
+
+    @property
+    def raised(self) -> list[Alarm]:
+        return [alarm for alarm in self.alarms if alarm.raised]
+
+    def alarm(self, name: str) -> Alarm:
+        return next(alarm for alarm in self.alarms if alarm.name == name)
+
+
 class EvalReport(Ref):
     """All snapshots of a run on the selection seeds, the best again on the scoring seeds."""
 
@@ -94,6 +137,8 @@ class EvalReport(Ref):
     best: SnapshotScores
     """The best one, on the scoring seeds."""
     controls: list[ControlScores]
+    diagnostics: Diagnostics | None = None
+    """Of the best snapshot's samples; None of points, of NaN, and in reports from before there were alarms."""
 
     def control(self, name: str) -> ControlScores:
         return next(control for control in self.controls if control.name == name)
@@ -110,6 +155,8 @@ class ScoreSheet(Ref):
     snapshots: list[SnapshotScores]
     """In the order of the question."""
     controls: list[ControlScores]
+    diagnostics: Diagnostics | None = None
+    """Of the first one's samples; None of points and of NaN."""
 
 
 class ModelRef(Ref):

@@ -2,8 +2,8 @@
 
 protocol.py says what a score depends on; extractors.py and domain.py turn images into features, which fidelity.py
 collects; scores.py makes numbers of them (frechet.py, manifold.py, modes.py, by_class.py), resampling.py their
-intervals; controls.py measures what is no GAN; process.py is the child process that does it; report.py keeps the
-result.
+intervals, diagnostics.py alarms; controls.py measures what is no GAN; process.py is the child process that does it;
+exhibits.py makes what there is to see, page.py a page of it, and report.py keeps the result.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from .protocol import lower_is_better
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 16, 40
 """Margins, pixels."""
-LABEL_HEIGHT = 15
+LABEL_HEIGHT, LABEL_WIDTH = 15, 135
 """Pixels."""
 WIDE_RANGE = 8
 """From this ratio of largest to smallest value on, the axis is logarithmic."""
@@ -126,24 +126,27 @@ def _band(shown: list[SnapshotScores], metric: str, x: Axis, y: Axis) -> list[Ma
 
 
 def _lines(lines: list[tuple[str, str, float]], y: Axis, width: int) -> list[Markup]:
-    """Of controls and champion, each with its name above it at the left, none over another."""
+    """Of controls and champion, each with its name at the left, none over another: above the line, or below one that
+    is near to the line above it."""
     line = Markup('<line class="level {}" x1="{}" x2="{}" y1="{:.1f}" y2="{:.1f}"/>')
     text = Markup('<text class="label {}" x="{}" y="{:.1f}">{} {}</text>')
-    parts, last = [], math.inf
-    for label, name, value in sorted(lines, key=lambda line: -y.at(line[2])):
-        parts.append(line.format(name, LEFT, width - RIGHT, y.at(value), y.at(value)))
-        last = min(y.at(value) - 4, last - LABEL_HEIGHT)
-        parts.append(text.format(name, LEFT + 5, last, label, f"{value:.3g}"))
-    return parts
+    levels, labels = [], []
+    above, crowd = -math.inf, 0
+    for label, name, value in sorted(lines, key=lambda line: y.at(line[2])):
+        height = y.at(value)
+        levels.append(line.format(name, LEFT, width - RIGHT, height, height))
+        crowd = crowd + 1 if height - above < LABEL_HEIGHT else 0
+        at = LEFT + 5 + LABEL_WIDTH * max(0, crowd - 1)
+        labels.append(text.format(name, at, height + (14 if crowd else -4), label, f"{value:.3g}"))
+        above = height
+    return levels + labels
 
 
 def _snapshots(shown: list[SnapshotScores], metric: str, x: Axis, y: Axis) -> list[Markup]:
     places = [(x.at(s.checkpoint.images_seen / 1000), y.at(s.scores[metric])) for s in shown]
     dot = Markup('<circle class="dot" cx="{:.1f}" cy="{:.1f}" r="3"/>')
-    return [
-        Markup('<polyline class="curve" points="{}"/>').format(_joined(places)),
-        *(dot.format(*at) for at in places),
-    ]
+    line = Markup('<polyline class="curve" points="{}"/>').format(_joined(places))
+    return [line, *(dot.format(*at) for at in places)]
 
 
 def _marks(report: EvalReport, shown: list[SnapshotScores], x: Axis, y: Axis, width: int) -> list[Markup]:

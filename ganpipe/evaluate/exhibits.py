@@ -19,9 +19,10 @@ from torch import Tensor
 from ..gans.base import Request
 from ..prepare.manifest import Dataset
 from ..rng import SampleRng
-from ..sample import CHUNK, LoadedGenerator, draw, grid, to_uint8
+from ..sample import LoadedGenerator, draw, grid, to_uint8
 from ..spec import Mixture, sampled
 from .fidelity import Features
+from .neighbours import nearest
 from .protocol import POINT_EXTRACTOR, Protocol
 from .scores import Reference
 
@@ -151,7 +152,7 @@ def make_exhibits(
         return Exhibits(seed, shares=shares, points=points)
     train = dataset.column("image", protocol.reference_split)
     known_ND = reference.features_ND
-    distance_N, index_N = nearest(generated.features_ND[:SEARCHED], known_ND)
+    distance_N, index_N = (column[:, 0] for column in nearest(generated.features_ND[:SEARCHED], known_ND))
 
     def pairs(numbers: Sequence[int]) -> list[Pair]:
         samples = images_of(loaded, seed, numbers, device)
@@ -161,8 +162,7 @@ def make_exhibits(
             for number, sample, real in zip(numbers, samples, found, strict=True)
         ]
 
-    some = min(SEARCHED, len(known_ND))
-    usual, _ = nearest(known_ND[:some], known_ND, same=True)
+    usual_N1, _ = nearest(known_ND[:SEARCHED], known_ND, same=True)
     count = min(GRID, len(generated))
     return Exhibits(
         seed=seed,
@@ -171,7 +171,7 @@ def make_exhibits(
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
         searched=len(distance_N),
-        usual_distance=float(usual.median()),
+        usual_distance=float(usual_N1.median()),
         paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
         shares=shares,
         frames=browsed(loaded, device),
@@ -184,22 +184,6 @@ def images_of(
     """Samples of a seed by number, uint8 (N, C, H, W)."""
     parts = draw(loaded.gan, loaded.module, seed, numbers, device, truncation=truncation)
     return torch.cat([to_uint8(part).cpu() for part in parts]).numpy()
-
-
-def nearest(rows_ND: Tensor, known_MD: Tensor, same: bool = False) -> tuple[Tensor, Tensor]:
-    """Distance of each row to the nearest known one, and which that is; `same`: rows are the first known ones, and
-    none is its own neighbour."""
-    distances, indices = [], []
-    for start in range(0, len(rows_ND), CHUNK):
-        part_BD = rows_ND[start : start + CHUNK]
-        distance_BM = torch.cdist(part_BD, known_MD, compute_mode="donot_use_mm_for_euclid_dist")
-        if same:
-            own = torch.arange(len(part_BD))
-            distance_BM[own, start + own] = math.inf
-        least_B, index_B = distance_BM.min(1)
-        distances.append(least_B)
-        indices.append(index_B)
-    return torch.cat(distances), torch.cat(indices)
 
 
 def class_shares(generated: Features, reference: Reference, dataset: Dataset, protocol: Protocol) -> list[Share]:

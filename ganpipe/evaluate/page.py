@@ -67,7 +67,7 @@ def page(
         shares=_shares(report, exhibits),
         curves=[curve(report, *size, rival) for size in (WIDE, NARROW)],
         scatter=None if exhibits is None or exhibits.points is None else scatter(exhibits.points),
-        alarms=getattr(getattr(report, "diagnostics", None), "alarms", None),
+        alarms=report.diagnostics.alarms if report.diagnostics else None,
         protocol=_flat(report.protocol),
         number=number,
         interval=interval,
@@ -159,8 +159,9 @@ def _shares(report: EvalReport, exhibits: Exhibits | None) -> list[Share]:
     """The extractor's classes; without them those that the alarms were given."""
     if exhibits is not None and exhibits.shares:
         return exhibits.shares
-    diagnostics = getattr(report, "diagnostics", None)
-    return [Share(found.name, found.real, found.generated) for found in diagnostics.classes] if diagnostics else []
+    if report.diagnostics is None:
+        return []
+    return [Share(found.name, found.real, found.generated) for found in report.diagnostics.classes]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

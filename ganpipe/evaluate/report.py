@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..config import RunConfig
@@ -40,7 +41,9 @@ def write_report(store: Store, report: EvalReport) -> None:
     store.write_bytes(f"{key}.json", report.model_dump_json(indent=1).encode())
 
 
-def write_pages(store: Store, report: EvalReport, config: RunConfig, exhibits: Exhibits | None) -> None:
+def write_pages(
+    store: Store, report: EvalReport, config: RunConfig, make_exhibits: Callable[[], Exhibits | None]
+) -> None:
     """Write `<protocol hash>.html` beside the report, and `<protocol hash>-latents.html` where there are frames.
 
     What goes wrong is a warning: the scores are there, and the pages can be made again.
@@ -53,6 +56,7 @@ def write_pages(store: Store, report: EvalReport, config: RunConfig, exhibits: E
         "product": config.registration.model,
     }
     try:
+        exhibits = make_exhibits()
         latents = f"{name}-latents.html" if exhibits is not None and exhibits.frames is not None else None
         text = page(report, exhibits, _champion(store, config.registration.model), facts, latents)
         store.write_bytes(f"{key}.html", text.encode())
