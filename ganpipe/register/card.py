@@ -146,7 +146,7 @@ def _scores(report: EvalReport, decision: Decision | None) -> list[str]:
             for metric in metrics
         ),
         "",
-        f"Mean of {len(report.best.seeds)} sample seeds; in brackets 95 % intervals. "
+        f"Mean of {len(report.best.seeds)} sample seeds{'; in brackets 95 % intervals' * bool(report.best.intervals)}. "
         f"Protocol `{report.protocol_hash}`: {said}. Scores of unlike protocols cannot be compared.",
     ]
 
@@ -196,8 +196,8 @@ def keep(ref: ModelRef, report: EvalReport, decision: Decision | None, store: St
     text = card(config, record, report, ref, decision)
     store.write_bytes(key(ref), text.encode())
     client.log_text(ref.tracking_run_id, text, f"reports/{key(ref).rpartition('/')[2]}")
-    if model_id := client.get_model_version(ref.product, ref.version).model_id:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, FILE)
-            path.write_text(text, encoding="utf-8")
-            client.log_model_artifact(model_id, str(path))
+    model = client.get_model_version(ref.product, ref.version).source.removeprefix("models:/")  # its `model_id` is None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, FILE)
+        path.write_text(text, encoding="utf-8")
+        client.log_model_artifact(model, str(path))
