@@ -108,8 +108,8 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     columns = {"best": report.best.scores}
     columns |= {CONTROLS.get(control.name, control.name): control.scores for control in report.controls}
     best = f"best snapshot: {report.best.checkpoint.prefix}"
-    picture = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.png"
-    return Outcome(report, "\n".join([best, "", *aligned(compared(report.metric, columns)), "", f"report: {picture}"]))
+    page = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.html"
+    return Outcome(report, "\n".join([best, "", *aligned(compared(report.metric, columns)), "", f"report: {page}"]))
 
 
 def register(args: argparse.Namespace, settings: Settings) -> Outcome:

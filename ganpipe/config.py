@@ -83,6 +83,9 @@ class TrainConfig(Section):
     """Images in one forward pass: the unit in which anything that mixes examples works. null: the whole batch."""
     stop: StopConfig
     """When to end."""
+    stop_on: tuple[Literal["duplicates"], ...] = ()
+    """Alarms that end a training early, asked of every snapshot's own samples: `duplicates`, when they are nearly the
+    same few images. Early samples of some GANs are, so leave `snapshot_kimg` long enough for the first snapshot."""
     seed: int | Literal["auto"] = "auto"
     """Seed of initialisation, data order and noise; `auto` derives one from the run's start and records it."""
     start_from: str = "scratch"
@@ -227,6 +230,7 @@ class RunConfig(Section):
         for field, given in (
             ("train.mirror", self.train.mirror),
             ("train.augment.translation", self.train.augment.translation),
+            ("train.stop_on", self.train.stop_on),
         ):
             if points and given:
                 raise ValueError(f"{field} is for images, and prepare.source {source} makes points; leave it out")

@@ -27,7 +27,8 @@ INK, PAPER = "#333333", "#ffffff"
 def pictures(decision: Decision, settings: Settings) -> dict[str, str]:
     """Make the pictures of a decided night, keep them with the run's reports, and send them to MLflow.
 
-    Returns their URIs by name (`side_by_side`, `trend`). What cannot be made is left out, with a warning.
+    Returns their URIs by name (`side_by_side`, `trend`), and as `run_page` the run's address on MLflow's pages where a
+    server has some. What cannot be made is left out, with a warning.
     """
     from . import tracking
 
@@ -46,7 +47,9 @@ def pictures(decision: Decision, settings: Settings) -> dict[str, str]:
     except Exception as error:  # the night is over and decided: nothing may spoil it any more
         log.warning("the pictures of %s are not complete: %s: %s", run_id, type(error).__name__, error)
     try:
-        tracking.send_reports(store, run_id, settings)
+        page = tracking.send_reports(store, run_id, settings)
+        if page is not None:
+            made["run_page"] = page
     except WorkFailed as error:
         log.warning("%s", error)
     return made

@@ -44,6 +44,10 @@ class Night(Ref):
     """URI of the best snapshot's sample grid."""
     report_picture: str
     """URI of the evaluation's picture."""
+    report_page: str | None = None
+    """URI of the evaluation's page."""
+    run_page: str | None = None
+    """Address of the run on MLflow's pages; None without a server."""
     side_by_side: str | None = None
     """URI of a picture: the candidate's samples beside the champion's, of the same noise."""
     trend: str | None = None
@@ -114,6 +118,7 @@ def night(
         decision=decision,
         grid=f"{store_uri}/{run}/samples/{report.best.checkpoint.prefix.rpartition('/')[2]}.png",
         report_picture=f"{store_uri}/{run}/reports/{report.protocol_hash}.png",
+        report_page=f"{store_uri}/{run}/reports/{report.protocol_hash}.html",
         seconds=seconds,
         **pictures,
     )
@@ -242,18 +247,32 @@ def summary(night: Night, settings: Settings) -> str:
         "",
         *aligned(score_rows(night)),
         "",
+        *(f"alarm    {line}" for line in _alarms(night)),
         f"{_verdict(night)}: {night.decision.reason}",
         "",
         f"samples  {_place(night.grid)}",
-        f"report   {_place(night.report_picture)}",
+        f"report   {_place(night.report_page or night.report_picture)}",
         f"look     {settings.tracking_uri if remote else 'ganpipe ui'}",
     ]
     return "\n".join(lines)
 
 
+def _alarms(night: Night) -> list[str]:
+    """Those that the best snapshot raises."""
+    diagnostics = night.report.diagnostics
+    return [f"{alarm.name}: {alarm.detail}" for alarm in diagnostics.raised] if diagnostics else []
+
+
 def _place(uri: str) -> str:
     """A path, when that is what a URI means."""
     return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
+
+
+def _linked(night: Night) -> str:
+    """The report's page where a browser reaches it, else its place in the store."""
+    place = night.report_page or night.report_picture
+    name = place.rpartition("/")[2]
+    return f"[{name}]({night.run_page}/artifacts/reports/{name})" if night.run_page else f"`{place}`"
 
 
 def _verdict(night: Night) -> str:
@@ -276,12 +295,13 @@ def markdown(night: Night, samples: str | None = None, trend: str | None = None)
         "",
         *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
         "",
+        *(f"- **alarm** {line}\n" for line in _alarms(night)),
         *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
         f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
         f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",
         "",
         f"- samples: `{night.grid}`",
-        f"- report: `{night.report_picture}`",
+        f"- report: {_linked(night)}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -49,6 +49,11 @@ def run_link(experiment_id: str, ref: ModelRef) -> str:
     return f"[{ref.checkpoint.run_id}](#/experiments/{experiment_id}/runs/{ref.tracking_run_id}?{PAGES})"
 
 
+def report_link(experiment_id: str, ref: ModelRef, report: EvalReport) -> str:
+    run = f"#/experiments/{experiment_id}/runs/{ref.tracking_run_id}"
+    return f"[The report]({run}/artifacts/reports/{report.protocol_hash}.html?{PAGES})"
+
+
 # --- the experiment: a product's nights ---------------------------------------------------------------------------
 
 
@@ -173,7 +178,8 @@ def of_version(report: EvalReport, ref: ModelRef, decision: Decision | None, exp
     return _note(
         *lines,
         f"{run_link(experiment_id, ref)} after {best.checkpoint.images_seen / 1000:g} kimg, scored on "
-        f"{len(best.seeds)} seeds under protocol `{report.protocol_hash}`; data set `{report.dataset_digest[:12]}`.",
+        f"{len(best.seeds)} seeds under protocol `{report.protocol_hash}`; data set `{report.dataset_digest[:12]}`. "
+        f"{report_link(experiment_id, ref, report)} shows its samples and what is behind the scores.",
         "",
         *_table(report.metric, {"this version": best.scores} | _controls(report)),
         "",

@@ -11,6 +11,7 @@ from typing import Any
 from . import register
 from .errors import InputError
 from .refs import CheckpointRef
+from .register import card
 from .register.resolve import fetched_weights, is_file, resolve_checkpoint
 from .runs import reports
 from .settings import Settings
@@ -19,7 +20,7 @@ from .storage import Store, open_store, scratch_folder
 
 def pull(model: str, out: Path, settings: Settings) -> dict[str, Any]:
     """Make the folder `out`: generator.safetensors (verified), config.yaml, run.json, and as far as they exist
-    samples.png, report.json, report.png, lineage.json, lineage.md.
+    samples.png, report.json, .png and .html, model-card.md, lineage.json, lineage.md.
 
     It appears whole or not at all; one that holds the very same is left as it is. Returns path, checkpoint, files.
     Raises InputError for an unknown model, or when `out` holds something else.
@@ -36,6 +37,8 @@ def pull(model: str, out: Path, settings: Settings) -> dict[str, Any]:
         with scratch_folder(out.parent, f".{out.name}-") as folder:
             _collect(store, checkpoint, folder)
             if version is not None:
+                with suppress(FileNotFoundError):
+                    (folder / card.FILE).write_bytes(store.read_bytes(card.key(version)))
                 data = register.lineage(version.product, settings, version=version.version)
                 (folder / "lineage.json").write_text(json.dumps(data, indent=1))
                 (folder / "lineage.md").write_text(register.lineage_markdown(data))
@@ -56,7 +59,9 @@ def _collect(store: Store, checkpoint: CheckpointRef, folder: Path) -> None:
         (folder / name).write_bytes(store.read_bytes(f"{run}/{name}"))
     wanted = {"samples.png": f"{run}/samples/{checkpoint.prefix.rpartition('/')[2]}.png"}
     if found := [report for report in reports(store, checkpoint.run_id) if report.best.checkpoint == checkpoint]:
-        wanted |= {f"report.{kind}": f"{run}/reports/{found[-1].protocol_hash}.{kind}" for kind in ("json", "png")}
+        wanted |= {
+            f"report.{kind}": f"{run}/reports/{found[-1].protocol_hash}.{kind}" for kind in ("json", "png", "html")
+        }
     for name, key in wanted.items():
         with suppress(FileNotFoundError):
             (folder / name).write_bytes(store.read_bytes(key))

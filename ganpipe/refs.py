@@ -49,24 +49,77 @@ class CheckpointRef(Ref):
         return f"{self.prefix}/generator.safetensors"
 
 
-class ControlScores(Ref):
+class Scores(Ref):
+    """What was measured of some images, by metric."""
+
+    scores: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = {}
+    """95 % interval of the value that many samples would have: of infinitely many where the bias goes with 1/n, else of
+    very many sets of this size; see `evaluate/resampling.py`. None for scores that are not finite, or of few images."""
+    by_class: dict[str, dict[str, float]] = {}
+    """metric -> class -> the same of the images of one class, where there are enough; see `evaluate/by_class.py`."""
+
+
+class ControlScores(Scores):
     """The same metrics on something that is no GAN, under the same protocol."""
 
     name: str
     """`real` (held-out images: the floor), `pca_gaussian`, or `resampled_train` (a memoriser)."""
     n: int
-    """Images scored."""
-    scores: dict[str, float]
+    """Images scored. Of `real` as many as of the generated side where the split holds them: a Frechet distance falls
+    with n, even one between equals, so that only a floor of the same n is one."""
 
 
-class SnapshotScores(Ref):
+class SnapshotScores(Scores):
     """Scores of one snapshot: mean over the sample seeds, and each seed's own value."""
 
     checkpoint: CheckpointRef
-    scores: dict[str, float]
     by_seed: dict[str, list[float]]
     """metric -> one value per sample seed, in the order of `seeds`."""
     seeds: list[int]
+
+
+class Alarm(Ref):
+    """One question whether a generator is broken, and the answer; see `evaluate/diagnostics.py`."""
+
+    name: Literal["duplicates", "missing_class", "memorised", "low_quality"]
+    raised: bool
+    statistic: float | None
+    """A share of the samples; None when the question has no answer."""
+    threshold: float | None
+    """`duplicates` and `memorised` are raised above it, the others below."""
+    detail: str
+    """The numbers, in one sentence."""
+    pairs: list[tuple[int, int]] = []
+    """The worst examples by number: two samples (`duplicates`), or a sample and a training image (`memorised`)."""
+
+
+class ClassShare(Ref):
+    """How frequent a class is."""
+
+    name: str
+    real: float
+    generated: float
+
+
+class Diagnostics(Ref):
+    """All alarms of one generator's samples, whether raised or not."""
+
+    generated: int
+    """Samples that were looked at, of all sample seeds in their order."""
+    held_out: int
+    """Held-out real images that said what is usual."""
+    alarms: list[Alarm]
+    kind: str
+    """`classes` where there are labels, else `clusters`."""
+    classes: list[ClassShare]
+
+    @property
+    def raised(self) -> list[Alarm]:
+        return [alarm for alarm in self.alarms if alarm.raised]
+
+    def alarm(self, name: str) -> Alarm:
+        return next(alarm for alarm in self.alarms if alarm.name == name)
 
 
 class EvalReport(Ref):
@@ -84,6 +137,8 @@ class EvalReport(Ref):
     best: SnapshotScores
     """The best one, on the scoring seeds."""
     controls: list[ControlScores]
+    diagnostics: Diagnostics | None = None
+    """Of the best snapshot's samples; None of points, of NaN, and in reports from before there were alarms."""
 
     def control(self, name: str) -> ControlScores:
         return next(control for control in self.controls if control.name == name)
@@ -100,6 +155,8 @@ class ScoreSheet(Ref):
     snapshots: list[SnapshotScores]
     """In the order of the question."""
     controls: list[ControlScores]
+    diagnostics: Diagnostics | None = None
+    """Of the first one's samples; None of points and of NaN."""
 
 
 class ModelRef(Ref):

@@ -7,11 +7,12 @@ has the same number of rows, because the last bits of a convolution depend on it
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +25,9 @@ from .gans import GANS
 from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng, derive_seed
 from .spec import DataSpec, sampled, spec_from_json, spec_to_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMAT = 1
 CHUNK = 64
@@ -106,10 +110,11 @@ def draw(
     device: torch.device | str = "cpu",
     label: Sequence[int] | None = None,
     chunk: int = CHUNK,
+    truncation: float = 1.0,
 ) -> Iterator[Tensor]:
     """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
 
-    The generator must be in eval mode. `label` holds one class per index.
+    The generator must be in eval mode. `label` holds one class per index, `truncation` scales the latents.
     """
     for start in range(0, len(indices), chunk):
         wanted = list(indices[start : start + chunk])
@@ -118,7 +123,7 @@ def draw(
         if label is not None:
             part = list(label[start : start + chunk])
             labels = torch.tensor(part + part[-1:] * (chunk - len(part)), device=device)
-        request = Request(SampleRng(seed, padded, torch.device(device)), chunk, label=labels)
+        request = Request(SampleRng(seed, padded, torch.device(device)), chunk, label=labels, truncation=truncation)
         yield gan.sample(generator, request)[: len(wanted)].float()
 
 
@@ -169,10 +174,8 @@ def frozen_copy(generator: nn.Module) -> nn.Module:
     return copy.deepcopy(generator).requires_grad_(False).eval()
 
 
-def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
-    """A PNG of uint8 images (N, C, H, W) side by side, row by row, each enlarged to at least `scale_to` pixels."""
-    import io
-
+def grid(images_NCHW: np.ndarray, columns: int | None = None) -> Image:
+    """A picture of uint8 images (N, C, H, W) side by side, row by row."""
     from PIL import Image
 
     n, channels, height, width = images_NCHW.shape
@@ -182,8 +185,15 @@ def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int 
     canvas[:n] = images_NCHW
     sheet = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     sheet = sheet.reshape(rows * height, columns * width, channels)
-    picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
-    scale = max(1, -(-scale_to // max(height, width)))
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
+    """A PNG of `grid`, each image enlarged to at least `scale_to` pixels."""
+    from PIL import Image
+
+    picture = grid(images_NCHW, columns)
+    scale = max(1, -(-scale_to // max(images_NCHW.shape[2:])))
     if scale > 1:
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()

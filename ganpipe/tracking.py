@@ -113,10 +113,17 @@ def log_scores(store: Store, report: EvalReport, settings: Settings) -> None:
         _up_to_date(store, report.run_id, settings).send_scores(report)
 
 
-def send_reports(store: Store, run_id: str, settings: Settings) -> None:
-    """Send whatever lies in the run's `reports/`. Raises as `mirror_run` does."""
+def send_reports(store: Store, run_id: str, settings: Settings) -> str | None:
+    """Send whatever lies in the run's `reports/`. Raises as `mirror_run` does.
+
+    Returns the run's address on MLflow's pages; None without a server.
+    """
     with short_timeouts(), _explained(settings):
-        Sink(store, run_id, settings).send_report_files()
+        sink = Sink(store, run_id, settings)
+        sink.send_report_files()
+    if not settings.tracking_uri.startswith("http"):
+        return None
+    return f"{settings.tracking_uri.rstrip('/')}/#/experiments/{sink.experiment.experiment_id}/runs/{sink.id}"
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Stage 3: from checkpoints to scores, each with its protocol and its controls.
 
-protocol.py says what a score depends on; extractors.py and domain.py turn images into features, fidelity.py features
-into numbers; controls.py measures what is no GAN; process.py is the child process that does it; report.py keeps the
-result.
+protocol.py says what a score depends on; extractors.py and domain.py turn images into features, which fidelity.py
+collects; scores.py makes numbers of them (frechet.py, manifold.py, modes.py, by_class.py), resampling.py their
+intervals, diagnostics.py alarms; controls.py measures what is no GAN; process.py is the child process that does it;
+exhibits.py makes what there is to see, page.py a page of it, and report.py keeps the result.
 """
 
 from __future__ import annotations

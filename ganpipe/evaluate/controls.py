@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,20 +22,23 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
+from ..errors import WorkFailed
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..refs import ControlScores
 from ..rng import generator_for
 from ..sample import to_float, to_uint8
 from ..spec import sampled
-from ..storage import Store
-from .fidelity import Features, Reference, chunked, extract, mean_scores, measure_all, rows_of
+from ..storage import Conflict, Store
+from . import domain
+from .fidelity import Features, chunked, extract, rows_of
 from .modes import PointGaussian
 from .protocol import Controls, Protocol
+from .scores import Reference, mean_of, measure_all
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -92,26 +96,53 @@ def reference_and_controls(
 ) -> tuple[Reference, list[ControlScores]]:
     """The real side and the controls' scores under a protocol: from the store, or measured now and put there.
 
-    All ranks measure together. A damaged copy in the store is measured again, with a warning.
+    All ranks measure together. A damaged copy in the store is measured again, with a warning. Of jobs that measure at
+    the same time, all take what the first one has put there. Raises InputError when all real images have the same
+    features, WorkFailed when a feature or a control's score is not finite; nothing is kept then.
     """
     key = f"reference/{protocol.dataset_digest}/{protocol.hash}.safetensors"
-    kept = ranks.from_main(lambda: _kept(store, key))
+    kept, damaged = ranks.from_main(lambda: _kept(store, key))
     if kept is not None:
         return kept
-    reference, controls = _compute(dataset, protocol, extractor, ranks)
-    if ranks.is_main:
-        store.write_bytes(key, _pack(reference, controls))
+    measured = _compute(dataset, protocol, extractor, ranks)
+    _require_finite(measured[1])
+    return ranks.from_main(lambda: _keep(store, key, *measured, expected=damaged))
+
+
+def _keep(
+    store: Store, key: str, reference: Reference, controls: list[ControlScores], expected: bytes | None
+) -> tuple[Reference, list[ControlScores]]:
+    """What is in the store afterwards: this, or what another job has put there since `expected` was read."""
+    try:
+        store.compare_and_set(key, _pack(reference, controls), expected)
+    except Conflict:
+        others, _ = _kept(store, key)
+        return others or (reference, controls)
     return reference, controls
 
 
-def _kept(store: Store, key: str) -> tuple[Reference, list[ControlScores]] | None:
+def _require_finite(controls: list[ControlScores]) -> None:
+    wrong = [
+        f"{control.name}'s {name} is {value}"
+        for control in controls
+        for name, value in control.scores.items()
+        if not math.isfinite(value)
+    ]
+    if wrong:
+        raise WorkFailed(f"the controls cannot be scored, and nothing is kept: {', '.join(wrong)}")
+
+
+def _kept(store: Store, key: str) -> tuple[tuple[Reference, list[ControlScores]] | None, bytes | None]:
+    """What the store has, or None; and the bytes of a damaged copy."""
     try:
-        return _unpack(store.read_bytes(key))
+        found = store.read_bytes(key)
     except FileNotFoundError:
-        return None
+        return None, None
+    try:
+        return _unpack(found), None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
-        return None
+        return None, found
 
 
 def _compute(
@@ -122,7 +153,8 @@ def _compute(
     test = dataset.column(kind, protocol.control_split)[: protocol.n_generated]
     known = extract(extractor, len(train), rows_of(train), ranks, f"real {kind}s")
     held_out = extract(extractor, len(test), rows_of(test), ranks, f"held-out {kind}s")
-    reference = Reference.of(known.features_ND)
+    classes = domain.class_names(dataset) if protocol.extractor == "domain" else ()
+    reference = Reference.of(known, protocol, classes)
     gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)
     n = protocol.n_generated
 
@@ -141,9 +173,9 @@ def _compute(
     if len(held_out) < n:
         log.warning("the floor is made of all %d held-out images, the other scores of %d images", len(held_out), n)
     scores = {"pca_gaussian": others[: len(draws)], "resampled_train": others[len(draws) :]}
+    made = [("real", len(held_out), [first]), *((name, n, rows) for name, rows in scores.items())]
     return reference, [
-        ControlScores(name="real", n=len(held_out), scores=first),
-        *(ControlScores(name=name, n=n, scores=mean_scores(rows)) for name, rows in scores.items()),
+        ControlScores(name=name, n=count, **mean_of(rows).model_dump(exclude={"format"})) for name, count, rows in made
     ]
 
 
@@ -153,11 +185,13 @@ def _compute(
 def _pack(reference: Reference, controls: list[ControlScores]) -> bytes:
     tensors = {
         "features": reference.features_ND.contiguous(),
+        "logits": reference.logits_NK.contiguous(),
+        "radii": reference.radii_N2.contiguous(),
         "mu": torch.from_numpy(np.ascontiguousarray(reference.mu)),
         "sigma": torch.from_numpy(np.ascontiguousarray(reference.sigma)),
     }
     rows = [control.model_dump(mode="json") for control in controls]
-    content = {"format": FORMAT, "kind": "reference", "controls": rows}
+    content = {"format": FORMAT, "kind": "reference", "classes": reference.classes, "controls": rows}
     metadata = {**content, "sha256": _digest(tensors, content)}
     return save(tensors, {"ganpipe": json.dumps(metadata)})
 
@@ -170,7 +204,14 @@ def _unpack(data: bytes) -> tuple[Reference, list[ControlScores]]:
     stated = metadata.pop("sha256")
     if _digest(tensors, metadata) != stated:
         raise ValueError("its sha256 is not the stated one")
-    reference = Reference(tensors["features"], tensors["mu"].numpy(), tensors["sigma"].numpy())
+    reference = Reference(
+        tensors["features"],
+        tensors["logits"],
+        tensors["radii"],
+        tensors["mu"].numpy(),
+        tensors["sigma"].numpy(),
+        tuple(metadata["classes"]),
+    )
     return reference, [ControlScores.model_validate(row) for row in metadata["controls"]]
 
 

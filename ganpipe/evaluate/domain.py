@@ -220,6 +220,15 @@ def _labels(dataset: Dataset) -> tuple[Tensor | None, np.ndarray]:
     return torch.from_numpy(numbers.astype(np.int64)), classes
 
 
+def class_names(dataset: Dataset) -> tuple[str, ...]:
+    """What the classifier's logits stand for; empty when it has learnt rotations."""
+    labels, classes = _labels(dataset)
+    if labels is None:
+        return ()
+    names = dataset.spec()["label"].vocabulary
+    return tuple(names[value] if names else str(value) for value in classes.tolist())
+
+
 @torch.no_grad()
 def _test_accuracy(network: DomainNetwork, dataset: Dataset, task: str, classes: np.ndarray) -> float | None:
     """Share of the test split that is told right; classes that the extractor split lacks are left out."""

@@ -1,14 +1,9 @@
-"""From images to numbers: one feature pass, then torch-fidelity's own functions.
-
-Frechet distance (arXiv:1706.08500), KID (arXiv:1801.01401), Inception score (arXiv:1606.03498), precision and recall
-(arXiv:1904.06991). Generated images come first and real ones second, as in `torch_fidelity.calculate_metrics`.
-"""
+"""From images to features: one pass, in chunks that are dealt out to the ranks. `scores.py` makes numbers of them."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,10 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 from tqdm import tqdm
 
 from ..config import EvaluateConfig
@@ -29,14 +20,12 @@ from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..sample import CHUNK
 from .extractors import EXTRACTORS, Weights
-from .modes import mode_scores
-from .protocol import POINT_EXTRACTOR, Protocol, metric_name, metric_names
+from .protocol import Protocol
 
 MAX_REFERENCE = 50_000
 """Training images measured against; more do not fit a distance matrix in memory and change little."""
 MANY = 5_000
 """From this many images in every set on, KID and IS have torch-fidelity's default subsets and splits."""
-PRC_BATCH = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,22 +38,6 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.features_ND)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The real side."""
-
-    features_ND: Tensor
-    mu: np.ndarray
-    """(D,), float32."""
-    sigma: np.ndarray
-    """(D, D), float64."""
-
-    @classmethod
-    def of(cls, features_ND: Tensor) -> Reference:
-        statistics = fid_features_to_statistics(features_ND)
-        return cls(features_ND, statistics["mu"], statistics["sigma"])
 
 
 @dataclass(frozen=True)
@@ -122,6 +95,7 @@ def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) 
         kid_subset_size=min(1000, smallest),
         isc_splits=10 if many else 1,
         prc_neighborhood=min(3, smallest - 1),
+        density_neighborhood=min(5, counts.reference - 1),
     )
 
 
@@ -145,7 +119,8 @@ def extract(
     """Features of uint8 images 0, ..., n - 1, on every rank; `images` makes those of a chunk.
 
     Chunks are dealt out to the ranks, so that each goes through the extractor as it would in one process.
-    Raises NotFinite, on every rank, when `images` does on one; WorkFailed for NaN or infinite features; Interrupted.
+    Raises NotFinite, on every rank, when `images` does on one; WorkFailed for features that are NaN or infinite, or not
+    one row for each image; Interrupted.
     """
     stop = stop or StopSignal()
     chunks = chunked(n)
@@ -168,6 +143,7 @@ def extract(
         raise NotFinite
     dealt = ranks.gather(found)
     pairs = [dealt[number % ranks.count][number // ranks.count] for number in range(len(chunks))]
+    _require_rows(extractor, pairs, chunks)
     whole = Features(torch.cat([features for features, _ in pairs]), torch.cat([logits for _, logits in pairs]))
     if not (whole.features_ND.isfinite().all() and whole.logits_NK.isfinite().all()):
         raise WorkFailed(
@@ -187,76 +163,13 @@ def rows_of(images_NCHW: np.ndarray | Tensor) -> Callable[[slice], Tensor]:
     return read
 
 
-def measure_all(
-    sets: Sequence[Callable[[], Features]], reference: Reference, protocol: Protocol, ranks: Ranks, what: str
-) -> list[dict[str, float]]:
-    """Scores of each set of images, on every rank: features are made together, each set's numbers by one rank.
-
-    A set that raises NotFinite, on every rank, has NaN scores.
-    """
-    scores: list[dict[str, float]] = []
-    with tqdm(total=len(sets), desc=what, unit="set", disable=not ranks.is_main) as bar:
-        for group in chunked(len(sets), ranks.count):
-            own: Features | None = None
-            for owner, make in enumerate(sets[group]):
-                features = _made(make)
-                if owner == ranks.index:
-                    own = features
-                bar.update()
-            mine = no_scores(protocol) if own is None else measure(own, reference, protocol)
-            scores += ranks.gather(mine)[: len(sets[group])]
-    return scores
-
-
-def _made(make: Callable[[], Features]) -> Features | None:
-    try:
-        return make()
-    except NotFinite:
-        return None
-
-
-def measure(generated: Features, reference: Reference, protocol: Protocol) -> dict[str, float]:
-    """Every metric of the protocol's extractor, by its full name: generated (or control) rows against real."""
-    features, real = generated.features_ND, reference.features_ND
-    frechet = fid_statistics_to_metric(
-        fid_features_to_statistics(features), {"mu": reference.mu, "sigma": reference.sigma}, verbose=False
-    )
-    kernel = kid_features_to_metric(
-        features,
-        real,
-        kid_subsets=protocol.kid_subsets,
-        kid_subset_size=protocol.kid_subset_size,
-        rng_seed=protocol.rng_seed,
-        verbose=False,
-    )
-    manifold = prc_features_to_metric(
-        features,
-        real,
-        prc_neighborhood=protocol.prc_neighborhood,
-        prc_batch_size=PRC_BATCH,
-        save_cpu_ram=max(len(features), len(real)) > PRC_BATCH,
-        verbose=False,
-    )
-    scores = {
-        "fid": frechet[KEY_METRIC_FID],
-        "kid": kernel[KEY_METRIC_KID_MEAN],
-        "precision": manifold[KEY_METRIC_PRECISION],
-        "recall": manifold[KEY_METRIC_RECALL],
-    }
-    named = {metric_name(base, protocol.extractor): value for base, value in scores.items()}
-    if protocol.extractor == POINT_EXTRACTOR:
-        named |= mode_scores(generated.logits_NK)
-    else:
-        inception = isc_features_to_metric(generated.logits_NK, protocol.isc_splits, rng_seed=protocol.rng_seed)
-        named[metric_name("is", protocol.extractor)] = inception[KEY_METRIC_ISC_MEAN]
-    return {name: named[name] for name in metric_names(protocol.extractor)}
-
-
-def no_scores(protocol: Protocol) -> dict[str, float]:
-    """NaN for every metric: what images that are no images score."""
-    return dict.fromkeys(metric_names(protocol.extractor), math.nan)
-
-
-def mean_scores(by_seed: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every metric over the seeds; NaN when one of them is."""
-    return {name: math.fsum(scores[name] for scores in by_seed) / len(by_seed) for name in by_seed[0]}
+def _require_rows(extractor: FeatureExtractorBase, pairs: list[tuple[Tensor, Tensor]], chunks: list[slice]) -> None:
+    """Raise WorkFailed unless every chunk has features and logits in rows, all as long as the first chunk's."""
+    for pair, rows in zip(pairs, chunks, strict=True):
+        for what, found, first in zip(("features", "logits"), pair, pairs[0], strict=True):
+            shape = tuple(found.shape)
+            if len(shape) != 2 or shape != (rows.stop - rows.start, first.shape[-1]):
+                raise WorkFailed(
+                    f"the feature extractor {extractor.get_name()} returned {what} of shape {shape} for "
+                    f"{rows.stop - rows.start} images: it must return one row for each, as many numbers in every row"
+                )

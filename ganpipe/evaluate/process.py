@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
@@ -19,7 +20,7 @@ from ..errors import InputError, WorkFailed
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
-from ..refs import CheckpointRef, ControlScores, EvalReport, ScoreSheet, SnapshotScores
+from ..refs import CheckpointRef, ControlScores, Diagnostics, EvalReport, ScoreSheet, SnapshotScores
 from ..runs import checkpoints, open_run
 from ..sample import LoadedGenerator, draw, load_generator, to_uint8
 from ..settings import Settings
@@ -27,19 +28,13 @@ from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
+from .diagnostics import Real, diagnose
+from .exhibits import Exhibits, make_exhibits
 from .extractors import build_extractor, find_weights
-from .fidelity import (
-    Features,
-    NotFinite,
-    Reference,
-    extract,
-    mean_scores,
-    measure_all,
-    require_enough,
-    todays_protocol,
-)
-from .protocol import Protocol, gate_metric, lower_is_better, seeds
-from .report import write_report
+from .fidelity import Features, NotFinite, extract, require_enough, rows_of, todays_protocol
+from .protocol import POINT_EXTRACTOR, Protocol, gate_metric, lower_is_better, seeds
+from .report import write_pages, write_report
+from .scores import Reference, mean_of, measure_all
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +47,7 @@ class Scorer:
     extractor: FeatureExtractorBase
     reference: Reference
     controls: list[ControlScores]
-    shape: tuple[int, ...]
-    """Of one row of the data set: (C, H, W) of images, (2,) of points."""
+    dataset: Dataset
     store: Store
     ranks: Ranks
     stop: StopSignal
@@ -74,25 +68,47 @@ class Scorer:
         extractor = build_extractor(weights, ranks.device)
         protocol = todays_protocol(config, dataset, weights)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)
-        return cls(
-            protocol, extractor, reference, controls, sampled(dataset.spec()).shape, store, ranks, stop or StopSignal()
-        )
+        return cls(protocol, extractor, reference, controls, dataset, store, ranks, stop or StopSignal())
 
-    def score(self, checkpoints: Sequence[CheckpointRef], sample_seeds: list[int], what: str) -> list[SnapshotScores]:
+    def score(
+        self,
+        checkpoints: Sequence[CheckpointRef],
+        sample_seeds: list[int],
+        what: str,
+        seen: dict[int, Features] | None = None,
+    ) -> list[SnapshotScores]:
         """Scores of each checkpoint: each seed's and their mean. NaN when it makes NaN instead of images.
 
-        Raises InputError when its images are not of the data set's shape, CorruptObject when its file is damaged.
+        `seen` is filled with the features of the first one's samples, by seed. Raises InputError when its images are
+        not of the data set's shape, CorruptObject when its file is damaged.
         """
         load = lru_cache(maxsize=1)(self._load)
-        jobs = [partial(self._features, load, checkpoint, seed) for checkpoint in checkpoints for seed in sample_seeds]
+        jobs = [
+            partial(self._features, load, checkpoint, seed, seen if number == 0 else None)
+            for number, checkpoint in enumerate(checkpoints)
+            for seed in sample_seeds
+        ]
         rows = measure_all(jobs, self.reference, self.protocol, self.ranks, what)
         scored = []
         for number, checkpoint in enumerate(checkpoints):
             of_seeds = rows[number * len(sample_seeds) : (number + 1) * len(sample_seeds)]
-            by_seed = {metric: [row[metric] for row in of_seeds] for metric in of_seeds[0]}
-            scores = mean_scores(of_seeds)
-            scored.append(SnapshotScores(checkpoint=checkpoint, scores=scores, by_seed=by_seed, seeds=sample_seeds))
+            by_seed = {metric: [row.scores[metric] for row in of_seeds] for metric in of_seeds[0].scores}
+            means = mean_of(of_seeds).model_dump(exclude={"format"})
+            scored.append(SnapshotScores(checkpoint=checkpoint, by_seed=by_seed, seeds=sample_seeds, **means))
         return scored
+
+    def diagnose(self, seen: dict[int, Features], sample_seeds: list[int]) -> Diagnostics | None:
+        """Alarms of the samples that these features are of; None of points, and when some seed made NaN."""
+        if self.protocol.extractor == POINT_EXTRACTOR or len(seen) < len(sample_seeds):
+            return None
+        images = self.dataset.column("image", self.protocol.control_split)[: self.protocol.n_generated]
+        held_out = extract(self.extractor, len(images), rows_of(images), self.ranks, "held-out images", self.stop)
+        real = Real(self.reference.features_ND, held_out.features_ND)
+        if (label := self.dataset.spec().get("label")) is not None:
+            labels = self.dataset.column("label", self.protocol.reference_split)[: self.protocol.n_reference]
+            real = replace(real, labels_N=torch.from_numpy(np.array(labels)), names=label.vocabulary or ())
+        generated_ND = torch.cat([seen[seed].features_ND for seed in sample_seeds])
+        return self.ranks.from_main(lambda: diagnose(generated_ND, real))
 
     def file(self, checkpoint: CheckpointRef) -> Path:
         """The generator's file, verified. Raises CorruptObject when it is damaged."""
@@ -101,16 +117,20 @@ class Scorer:
 
     def _load(self, checkpoint: CheckpointRef) -> LoadedGenerator:
         loaded = load_generator(self.file(checkpoint), self.ranks.device)
-        made, kind = sampled(loaded.spec).shape, loaded.output
-        if made != self.shape:
+        made, wanted, kind = sampled(loaded.spec).shape, sampled(self.dataset.spec()).shape, loaded.output
+        if made != wanted:
             raise InputError(
                 f"{checkpoint.prefix} makes {kind}s of shape {made}, data set {self.protocol.dataset_digest[:12]} has "
-                f"{self.shape}: scores of one are no measure for the other"
+                f"{wanted}: scores of one are no measure for the other"
             )
         return loaded
 
     def _features(
-        self, load: Callable[[CheckpointRef], LoadedGenerator], checkpoint: CheckpointRef, seed: int
+        self,
+        load: Callable[[CheckpointRef], LoadedGenerator],
+        checkpoint: CheckpointRef,
+        seed: int,
+        seen: dict[int, Features] | None,
     ) -> Features:
         """Of samples 0, ..., n_generated - 1 of the seed. Raises NotFinite when there are none."""
         loaded = load(checkpoint)
@@ -123,10 +143,20 @@ class Scorer:
             return part if loaded.output == "point" else to_uint8(part)
 
         try:
-            return extract(self.extractor, self.protocol.n_generated, images, self.ranks, "samples", self.stop)
+            features = extract(self.extractor, self.protocol.n_generated, images, self.ranks, "samples", self.stop)
         except NotFinite:
             log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
             raise
+        if seen is not None:
+            seen[seed] = features
+        return features
+
+    def exhibits(self, checkpoint: CheckpointRef, seen: dict[int, Features], seed: int) -> Exhibits | None:
+        """What there is to show of the checkpoint that these features are of, to one process; None when it made NaN."""
+        if seed not in seen:
+            return None
+        loaded = self._load(checkpoint)
+        return make_exhibits(loaded, seen[seed], self.reference, self.dataset, self.protocol, seed)
 
 
 def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopSignal | None = None) -> EvalReport:
@@ -144,6 +174,7 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
     selection = seeds("select", config.evaluate.select_seeds)
     snapshots = scorer.score(list(_sound(found, scorer)), selection, "snapshots")
     best = best_snapshot(snapshots, metric)
+    scoring, seen = seeds("score", config.evaluate.score_seeds), dict[int, Features]()
     report = EvalReport(
         run_id=run_id,
         dataset_digest=record.dataset.digest,
@@ -151,14 +182,18 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
         protocol_hash=scorer.protocol.hash,
         metric=metric,
         snapshots=snapshots,
-        best=scorer.score([best.checkpoint], seeds("score", config.evaluate.score_seeds), "best snapshot")[0],
+        best=scorer.score([best.checkpoint], scoring, "best snapshot", seen)[0],
         controls=scorer.controls,
+        diagnostics=scorer.diagnose(seen, scoring),
     )
     if scorer.ranks.is_main:
         write_report(store, report)
+        write_pages(store, report, config, lambda: scorer.exhibits(best.checkpoint, seen, scoring[0]))
     log.info(
         "%s: best at %.3f kimg, %s %.4g", run_id, best.checkpoint.images_seen / 1000, metric, report.best.scores[metric]
     )
+    for alarm in report.diagnostics.raised if report.diagnostics else []:
+        log.warning("alarm %s: %s", alarm.name, alarm.detail)
     return report
 
 
@@ -198,12 +233,14 @@ def score_checkpoints(
     metric = gate_metric(config)
     store = open_store(settings.store)
     scorer = Scorer.prepare(config.evaluate, dataset_digest, store, settings, stop)
+    seen: dict[int, Features] = {}
     return ScoreSheet(
         protocol=scorer.protocol.model_dump(mode="json"),
         protocol_hash=scorer.protocol.hash,
         metric=metric,
-        snapshots=scorer.score(asked, sample_seeds, "checkpoints"),
+        snapshots=scorer.score(asked, sample_seeds, "checkpoints", seen),
         controls=scorer.controls,
+        diagnostics=scorer.diagnose(seen, sample_seeds),
     )
 
 

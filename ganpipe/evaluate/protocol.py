@@ -18,8 +18,21 @@ from ..config import RunConfig
 from ..errors import InputError
 
 FRECHET = "fid"
-METRICS: dict[str, bool] = {"fid": True, "kid": True, "is": False, "precision": False, "recall": False}
+METRICS: dict[str, bool] = {
+    FRECHET: True,
+    "fid_inf": True,
+    "kid": True,
+    "is": False,
+    "entropy_marginal": False,
+    "entropy_conditional": True,
+    "precision": False,
+    "recall": False,
+    "density": False,
+    "coverage": False,
+}
 """Base name of every metric of features -> whether lower is better."""
+OF_CLASSES = frozenset({"is", "entropy_marginal", "entropy_conditional"})
+"""Those that are read off class probabilities, which points have not."""
 POINT_EXTRACTOR = "point"
 MODE_OVERLAP = "mode_overlap"
 MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_quality": False}
@@ -49,7 +62,8 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    """1: before `blocks` and what follows it; such protocols are read, and nothing is measured by them any more."""
     extractor: str
     """Name of the feature extractor."""
     weights_sha256: str
@@ -80,12 +94,24 @@ class Protocol(BaseModel):
     isc_splits: int
     prc_neighborhood: int
     """Precision and recall: the manifold's balls reach to the k-th nearest neighbour."""
+    blocks: int = 16
+    """Of the generated side, for `fid_inf` and the half-samples of intervals; see `resampling.py`."""
+    density_neighborhood: int = 5
+    """Density and coverage: likewise, of real images only."""
+    fid_inf_points: int = 4
+    """Numbers of images, from half of them to all, that `fid_inf` is the limit of..."""
+    fid_inf_repeats: int = 4
+    """...each the mean over so many random unions of blocks, or all balanced halves."""
+    class_rows: int = 10
+    """Fewest images of a class on each side that its own scores are measured with."""
     controls: Controls = Controls()
 
     @property
     def hash(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        later = {"blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows"}
+        stated = self.model_dump(mode="json", exclude=later if self.format == 1 else None)
+        canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -118,9 +144,15 @@ def metric_name(base: str, extractor: str) -> str:
 def metric_names(extractor: str) -> dict[str, bool]:
     """Name of every metric measured with this extractor -> whether lower is better."""
     if extractor == POINT_EXTRACTOR:
-        of_features = {metric_name(base, extractor): lower for base, lower in METRICS.items() if base != "is"}
-        return {**MODE_METRICS, **of_features}
+        of_features = {base: lower for base, lower in METRICS.items() if base not in OF_CLASSES}
+        return {**MODE_METRICS, **{metric_name(base, extractor): lower for base, lower in of_features.items()}}
     return {metric_name(base, extractor): lower for base, lower in METRICS.items()}
+
+
+def base_name(metric: str) -> str | None:
+    """The key of METRICS that a metric's full name begins with; None for what is no metric of features."""
+    fitting = [base for base in METRICS if metric == base or metric.startswith(f"{base}_")]
+    return max(fitting, key=len, default=None)
 
 
 def default_metric(names: Iterable[str]) -> str:
@@ -131,7 +163,7 @@ def default_metric(names: Iterable[str]) -> str:
     """
     names = list(names)
     return next((name for name in names if name == MODE_OVERLAP), None) or next(
-        name for name in names if name.partition("_")[0] == FRECHET
+        name for name in names if base_name(name) == FRECHET
     )
 
 
@@ -156,8 +188,8 @@ def lower_is_better(metric: str) -> bool:
     """Direction of a metric by its full name. Raises InputError for an unknown one."""
     if metric in MODE_METRICS:
         return MODE_METRICS[metric]
-    base = metric.partition("_")[0]
-    if base not in METRICS:
+    base = base_name(metric)
+    if base is None:
         raise InputError(
             f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception, and "
             f"{', '.join(MODE_METRICS)}"

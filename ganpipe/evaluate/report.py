@@ -1,17 +1,24 @@
-"""Keeps a report: as JSON, and as a picture of the score over training with the controls as lines."""
+"""Keeps a report: as JSON, as a picture of the score over training with the controls as lines, and as pages."""
 
 from __future__ import annotations
 
 import io
+import logging
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..config import RunConfig
 from ..refs import EvalReport
-from ..storage import Store
+from ..storage import CorruptObject, Store
+from .exhibits import Exhibits
+from .page import Champion, latent_page, page
 from .protocol import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+log = logging.getLogger(__name__)
 
 CONTROLS = {
     "real": ("held-out real images", "#2a9d5c"),
@@ -32,6 +39,45 @@ def write_report(store: Store, report: EvalReport) -> None:
     key = f"runs/{report.run_id}/reports/{report.protocol_hash}"
     store.write_bytes(f"{key}.png", picture(report))
     store.write_bytes(f"{key}.json", report.model_dump_json(indent=1).encode())
+
+
+def write_pages(
+    store: Store, report: EvalReport, config: RunConfig, make_exhibits: Callable[[], Exhibits | None]
+) -> None:
+    """Write `<protocol hash>.html` beside the report, and `<protocol hash>-latents.html` where there are frames.
+
+    What goes wrong is a warning: the scores are there, and the pages can be made again.
+    """
+    key, name = f"runs/{report.run_id}/reports/{report.protocol_hash}", report.protocol_hash
+    facts = {
+        "recipe": config.gan.name,
+        "data": f"{config.prepare.source.name}, {config.prepare.described()}",
+        "training": f"{report.snapshots[-1].checkpoint.images_seen / 1000:g} kimg",
+        "product": config.registration.model,
+    }
+    try:
+        exhibits = make_exhibits()
+        latents = f"{name}-latents.html" if exhibits is not None and exhibits.frames is not None else None
+        text = page(report, exhibits, _champion(store, config.registration.model), facts, latents)
+        store.write_bytes(f"{key}.html", text.encode())
+        if exhibits is not None and latents is not None:
+            store.write_bytes(f"{key}-latents.html", latent_page(report, exhibits, f"{name}.html").encode())
+    except Exception as error:
+        log.warning("the report's page is not complete: %s: %s", type(error).__name__, error)
+
+
+def _champion(store: Store, product: str) -> Champion | None:
+    """What is in production, with the scores that it was registered with."""
+    from ..register.audit import read_pointer, read_report
+
+    ref = read_pointer(store, product)[0].champion
+    if ref is None:
+        return None
+    try:
+        return Champion(ref.version, read_report(store, ref))
+    except (FileNotFoundError, CorruptObject) as error:
+        log.warning("the scores of %s version %s cannot be read: %s", product, ref.version, error)
+        return None
 
 
 def picture(report: EvalReport) -> bytes:

@@ -74,6 +74,7 @@ class Request:
     label: Tensor | None = None
     caption: tuple[str, ...] | None = None
     truncation: float = 1.0
+    """Drawn latents are scaled about their mean by it: below 1 samples are more typical, and less varied."""
 
 
 Samples = Tensor

@@ -251,15 +251,16 @@ class Classic(GAN):
     def sample(self, generator: nn.Module, request: Request) -> Samples:
         latents_NZ = request.latents
         if latents_NZ is None:
-            latents_NZ = self._latents(request.rng, request.n)
+            latents_NZ = self._latents(request.rng, request.n, request.truncation)
         return generator(latents_NZ)
 
-    def _latents(self, rng: StepRng | SampleRng, n: int) -> Tensor:
+    def _latents(self, rng: StepRng | SampleRng, n: int, truncation: float = 1.0) -> Tensor:
         """(n, latent_dim + latent_components); the piece's coordinate is half as long as the normal part is expected.
+        A truncation scales the normal part, about the mean of each piece.
 
         Equally long ones take over: on the digits every piece of twenty then collapsed to one image.
         """
-        normal_NZ = rng.normal("latents", n, (self.config.latent_dim,))
+        normal_NZ = rng.normal("latents", n, (self.config.latent_dim,)) * truncation
         count = self.config.latent_components
         if not count:
             return normal_NZ

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..config import RegisterConfig, Requirement
 from ..errors import InputError
 from ..evaluate.protocol import default_metric, lower_is_better
-from ..refs import Check, ControlScores, SnapshotScores
+from ..refs import Check, ControlScores, Diagnostics, SnapshotScores
 
 STANDARD_ERRORS = 3
 """By so many standard errors a candidate must be ahead: gates run every night, and 5 % of them wrong is too many."""
@@ -31,11 +31,13 @@ def judge(
     champion: SnapshotScores | None,
     controls: list[ControlScores],
     config: RegisterConfig,
+    diagnostics: Diagnostics | None = None,
 ) -> Verdict:
     """Compare scores that were made under one protocol, candidate and champion on the same seeds in the same order.
 
-    Without a champion the candidate must still hold every absolute bound. Raises InputError when `register.metric` or
-    `register.require` names a metric that was not scored.
+    `diagnostics` are of the candidate's samples; points have none. Without a champion the candidate must still hold
+    every absolute bound. Raises InputError when `register.metric` or `register.require` names a metric that was not
+    scored.
     """
     default = default_metric(candidate.scores)
     metric = config.metric or default
@@ -48,6 +50,8 @@ def judge(
         _better_than_gaussian(candidate, default, named),
         *(_requirement(candidate, name, bound, named) for name, bound in config.require.items()),
     ]
+    if diagnostics is not None:
+        checks.append(_no_alarm(diagnostics))
     if champion is not None:
         checks.append(_improvement(candidate, champion, metric, config.min_improvement))
     failed = [check for check in checks if not check.passed]
@@ -76,6 +80,13 @@ def _better_than_gaussian(candidate: SnapshotScores, metric: str, controls: dict
     passed, side = (value < bound, "below") if lower_is_better(metric) else (value > bound, "above")
     detail = f"{metric} {value:.4g} is {side if passed else f'not {side}'} the PCA-Gaussian control's {bound:.4g}"
     return Check(name="beats_pca_gaussian", passed=passed, detail=detail)
+
+
+def _no_alarm(diagnostics: Diagnostics) -> Check:
+    """A good score is no excuse for samples that are copies, of some of the classes only, or unlike anything real."""
+    raised = [f"alarm {alarm.name}: {alarm.detail}" for alarm in diagnostics.raised]
+    asked = ", ".join(alarm.name for alarm in diagnostics.alarms)
+    return Check(name="no_alarm", passed=not raised, detail="; ".join(raised) or f"no alarm ({asked})")
 
 
 def _requirement(

@@ -9,7 +9,7 @@ from .. import notes
 from ..refs import Decision
 from ..settings import Settings
 from ..storage import Store
-from . import audit
+from . import audit, card
 from .registry import client_of
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def _of_decision(decision: Decision, store: Store, client: MlflowClient, experim
 
     candidate, short = decision.candidate, notes.in_short(decision)
     report = audit.read_report(store, candidate)
+    if decision.promoted or decision.checks:  # not that the champion is the champion already
+        card.keep(candidate, report, decision, store, client)
     version = client.get_model_version(candidate.product, candidate.version)
     client.set_model_version_tag(candidate.product, candidate.version, "ganpipe.decision", short)
     if notes.may_replace(version.description):

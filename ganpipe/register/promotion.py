@@ -132,7 +132,7 @@ def _decide(
     seeds = [derive_seed("gate", run_id, i) for i in range(max(MIN_SEEDS, config.evaluate.score_seeds))]
     sheet = score(config, record.dataset.digest, [ref.checkpoint for ref in rivals], seeds, settings)
     ours, theirs = sheet.snapshots[0], sheet.snapshots[1] if champion else None
-    verdict = gate.judge(ours, theirs, sheet.controls, config.registration)
+    verdict = gate.judge(ours, theirs, sheet.controls, config.registration, sheet.diagnostics)
     return Decision(
         product=candidate.product,
         promoted=verdict.promoted,

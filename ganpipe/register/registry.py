@@ -22,7 +22,7 @@ from ..errors import InputError, WorkFailed
 from ..refs import EvalReport, ModelRef
 from ..settings import Settings
 from ..storage import Store
-from . import audit, package
+from . import audit, card, package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -156,6 +156,7 @@ def _new_version(
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             package.save(folder, weights, spec, model, metadata=tags)
+            (folder / card.FILE).write_text(card.card(config, record, report), encoding="utf-8")
             client.log_model_artifacts(logged.model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -175,6 +176,7 @@ def _new_version(
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": json.dumps(versions)})
     ref = _ref(version, report)
     client.update_model_version(product, version.version, notes.of_version(report, ref, None, experiment_id))
+    card.keep(ref, report, None, store, client)
     audit.write_version(store, ref, report)
     log.info("registered %s version %s: %s at %d images", product, ref.version, report.run_id, step)
     return ref

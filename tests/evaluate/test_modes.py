@@ -17,6 +17,7 @@ from ganpipe.evaluate.extractors import build_extractor, find_weights
 from ganpipe.evaluate.modes import PointGaussian, mode_scores
 from ganpipe.evaluate.process import Scorer
 from ganpipe.evaluate.protocol import lower_is_better, metric_names
+from ganpipe.evaluate.scores import measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.prepare.mixtures import MIXTURES, draw_mixture
 from ganpipe.ranks import Ranks
@@ -38,7 +39,7 @@ def ring(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Scorer]:
 
 def scores_of(scorer: Scorer, points: np.ndarray) -> dict[str, float]:
     features = fidelity.extract(scorer.extractor, len(points), fidelity.rows_of(points), Ranks(), "points")
-    return fidelity.measure(features, scorer.reference, scorer.protocol)
+    return measure(features, scorer.reference, scorer.protocol).scores
 
 
 def distances(points: np.ndarray, name: str = "ring8") -> torch.Tensor:

@@ -13,6 +13,7 @@ from tiny import tiny_raw
 from webhook import listening
 
 from ganpipe.errors import InputError, WorkFailed
+from ganpipe.night import markdown, summary
 from ganpipe.quiet import quiet_orchestrator
 from ganpipe.sample import grid_png
 from ganpipe.settings import Settings
@@ -50,6 +51,11 @@ def test_a_night_under_prefect(nightly: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert calls[1][1].flow_run_id and result.run_id == calls[1][1].run_id
     artifact = Artifact.get("nightly-tiny")
     assert artifact is not None and "not promoted" in str(artifact.data) and result.run_id in str(artifact.data)
+    name = f"{'p' * 16}.html"
+    assert f"/runs/{result.run_id}/reports/{name}`" in str(artifact.data)
+    served = result.model_copy(update={"run_page": "http://mlflow/#/experiments/1/runs/t"})
+    assert f"- report: [{name}](http://mlflow/#/experiments/1/runs/t/artifacts/reports/{name})" in markdown(served)
+    assert f"/reports/{name}" in summary(result, Settings.from_environment())
 
 
 def test_wrong_input_stops_at_the_first_line(nightly: Any, monkeypatch: pytest.MonkeyPatch) -> None:

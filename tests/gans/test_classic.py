@@ -35,6 +35,16 @@ def test_a_prior_of_several_pieces() -> None:
     assert torch.equal(drawn(ClassicConfig(latent_dim=16, latent_components=3), range(300, 400)), pieces[300:400])
 
 
+def test_a_truncation_scales_each_piece_about_its_mean() -> None:
+    recipe = Classic(ClassicConfig(latent_dim=16, latent_components=3))
+    rng = SampleRng(7, range(8), CPU)
+    whole, half, mean = (
+        recipe.sample(Echo(), Request(rng=rng, n=8, truncation=truncation)) for truncation in (1, 0.5, 0)
+    )
+    assert torch.equal(half[:, :16], whole[:, :16] / 2) and not mean[:, :16].any()
+    assert torch.equal(half[:, 16:], whole[:, 16:]) and torch.equal(mean[:, 16:], whole[:, 16:])
+
+
 def test_r1_counts_every_so_many_steps_and_as_many_times_more() -> None:
     """D(x) = sum(3 x) of 4 pixels: |grad|^2 / 2 = 18."""
 

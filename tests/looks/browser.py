@@ -50,6 +50,17 @@ class Browser:
             assert time.monotonic() < deadline, f"waited in vain for {what()}"
             time.sleep(0.3)
 
+    def look_like(self, width: int, height: int, dark: bool = False) -> None:
+        """Be a screen of so many pixels, whose owner likes it light or dark."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        likes = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [likes]})
+
+    def look_as_before(self) -> None:
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
     def picture(self, path: Path) -> None:
         self.driver.save_screenshot(str(path))
 

@@ -56,9 +56,11 @@ class Shown:
         return f"{self.addresses['mlflow']}/#/{fragment}{mark}workflowType=machine_learning"
 
 
-def ganpipe(environment: dict[str, str], *arguments: str, codes: tuple[int, ...] = (0, 3)) -> dict[str, Any]:
+def ganpipe(
+    environment: dict[str, str], *arguments: str, codes: tuple[int, ...] = (0, 3), seconds: int = 300
+) -> dict[str, Any]:
     command = [sys.executable, "-m", "ganpipe", *arguments, "--json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=seconds)
     assert done.returncode in codes, done.stderr[-3000:]
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer

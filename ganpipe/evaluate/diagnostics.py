@@ -1,0 +1,276 @@
+"""Alarms: what is wrong with a generator when a score alone does not say it.
+
+From features of generated samples, training images and held-out real images, four questions:
+
+- `duplicates`: do samples have near-duplicates among themselves, as of a generator that makes few images?
+- `missing_class`: is a class (without labels: a cluster of training images) rare or absent among them?
+- `memorised`: do they lie nearer to training images than held-out real images do? (cf. arXiv:2004.05675)
+- `low_quality`: are few of them like any real image? (precision, arXiv:1904.06991)
+
+No threshold on a distance is a constant: each is what held-out real images of the same data have. Held-out images and
+samples of a perfect generator are draws of one distribution, so counts of both are compared by exact tests, and a
+perfect generator raises an alarm with a probability of at most LEVEL each. Significance alone would blame every
+generator once samples are many, so that an alarm asks for a difference that matters as well (MANY, RARE, LOW).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..refs import Alarm, ClassShare, Diagnostics
+from .neighbours import Manifold, nearest
+
+LEVEL = 1e-3
+"""Probability that an alarm is raised by samples that are as good as held-out real images; less for most."""
+TAIL = 0.01
+"""Share of the held-out images that count as unusually near: to each other, or to training images."""
+DUPLICATE = 0.5
+"""Near-duplicates are nearer than this share of what is unusually near: a generator without some of the classes has
+more samples of the others, and nearer ones, and is no generator of few images."""
+TINY = 0.05
+"""Distances below this share of the median are unusually near in any data, even in one that holds duplicates itself."""
+MANY = 0.05
+"""Duplicates and copies are too many from this share of the samples on, five times that of what is unusually near..."""
+RARE = 0.5
+"""...a class is rare below this share of its real frequency..."""
+LOW = 0.5
+"""...and quality is low below this share of the precision of held-out real images. Far below: generators that are
+worth keeping have 0.55 to 0.8 of it on the digits (benchmarks/RESULTS.md), the PCA-Gaussian has 0.43."""
+MAX_CLUSTERS = 20
+IMAGES_PER_CLUSTER = 30
+"""Held-out images, on average: clusters of fewer could go missing unnoticed."""
+MAX_ROWS = 10_000
+"""Of samples, and of held-out images, that are looked at: the first ones."""
+EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Real:
+    """What samples are held against, in one feature space, float32. The generator saw `train_ND` and not the rest."""
+
+    train_ND: Tensor
+    held_out_MD: Tensor
+    labels_N: Tensor | None = None
+    """Class numbers of the training images; None: clusters take the place of classes."""
+    names: Sequence[str] = ()
+    """Of the classes, by number; empty: the numbers are the names."""
+
+
+def diagnose(generated_ND: Tensor, real: Real) -> Diagnostics:
+    """All alarms of the samples with these features, float32; two rows at least on each side."""
+    generated_ND, held_out_MD = generated_ND[:MAX_ROWS], real.held_out_MD[:MAX_ROWS]
+    manifold = Manifold.of(real.train_ND)
+    same = duplicates(generated_ND, held_out_MD)
+    quality = low_quality(manifold, generated_ND, held_out_MD)
+    groups = Groups.of(real, len(held_out_MD))
+    counts_C, real_C = groups.count(generated_ND), groups.count(torch.cat([real.train_ND, held_out_MD]))
+    # What is unlike any real image is in no class. Samples that are one another's duplicates are few images all the
+    # same, which cannot be of all classes.
+    if quality.raised and not same.raised:
+        missing = Alarm(
+            name="missing_class", raised=False, statistic=None, threshold=None,
+            detail=f"{groups.kind} are not judged: too few samples are like any real image",
+        )  # fmt: skip
+    else:
+        missing = missing_class(counts_C, real_C, groups)
+    return Diagnostics(
+        generated=len(generated_ND),
+        held_out=len(held_out_MD),
+        alarms=[same, missing, memorised(manifold, generated_ND, held_out_MD), quality],
+        kind=groups.kind,
+        classes=[
+            ClassShare(name=name, real=theirs / int(real_C.sum()), generated=ours / int(counts_C.sum()))
+            for name, ours, theirs in zip(groups.names, counts_C.tolist(), real_C.tolist(), strict=True)
+        ],
+    )
+
+
+# --- tests -------------------------------------------------------------------------------------------------------
+
+
+def most_below(n: int, m: int, rank: int, level: float = LEVEL) -> int:
+    """How many of n draws may lie below the rank-th smallest of m more draws of the same distribution.
+
+    That number is beta-binomial whatever the distribution is (the precedence test, Nelson 1963); the result is exceeded
+    with a probability of at most `level`.
+    """
+    below = torch.arange(n + 1, dtype=torch.float64)
+    ways = _log_choose(below + rank - 1, below) + _log_choose(n + m - below - rank, n - below)
+    chance = (ways - _log_choose(n + m, n)).exp()
+    more = chance.flip(0).cumsum(0).flip(0) - chance  # of more than that
+    return int((more > level).sum())
+
+
+def fewest(n: int, hits: int, m: int, share: float, level: float) -> int:
+    """How many hits among n draws are enough, when there are `hits` among m real ones.
+
+    Fewer have a probability of at most `level` (Fisher's exact test, one-sided) and are less than `share` of the real
+    frequency. 0 when no number is too small.
+    """
+
+    def enough(found: int) -> bool:
+        return found * m >= share * hits * n or _at_most(found, n, hits + found, n + m) > level
+
+    return bisect_left(range(n + 1), True, key=enough)
+
+
+def _at_most(found: int, n: int, hits: int, total: int) -> float:
+    """Probability of at most that many hits among n of the total, drawn without replacement (hypergeometric)."""
+    k = torch.arange(max(0, n + hits - total), found + 1, dtype=torch.float64)
+    ways = _log_choose(hits, k) + _log_choose(total - hits, n - k)
+    return float((ways - _log_choose(total, n)).exp().sum())
+
+
+def _log_choose(n: Tensor | int, k: Tensor | int) -> Tensor:
+    """Logarithm of the binomial coefficient, float64."""
+    n, k = torch.as_tensor(n, dtype=torch.float64), torch.as_tensor(k, dtype=torch.float64)
+    return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+
+
+def unusual(real_M: Tensor, margin: float = 1.0) -> tuple[float, int]:
+    """Up to where a distance is unusually small, and the rank that this has among the real ones."""
+    rank = math.ceil(TAIL * len(real_M))
+    bound = margin * float(real_M.kthvalue(rank).values)
+    bound = max(bound, TINY * float(real_M.median()))
+    return bound, max(rank, int((real_M <= bound).sum()))
+
+
+# --- alarms ------------------------------------------------------------------------------------------------------
+
+
+def duplicates(generated_ND: Tensor, real_MD: Tensor) -> Alarm:
+    """Samples whose nearest neighbour among the samples is far nearer than neighbours among real images are.
+
+    As many samples as real images are looked at, since more of either lie nearer together.
+    """
+    n = min(len(generated_ND), len(real_MD))
+    ours_N1, index_N1 = nearest(generated_ND[:n], generated_ND[:n], same=True)
+    theirs_M1, _ = nearest(real_MD[:n], real_MD[:n], same=True)
+    bound, rank = unusual(theirs_M1[:, 0], DUPLICATE)
+    near = ours_N1[:, 0] <= bound
+    # Neighbours come in pairs, each of which is one observation and not two.
+    chance = 2 * most_below(n // 2, n // 2, min(n // 2, (rank + 1) // 2))
+    limit = max(chance, math.floor(MANY * n))
+    count = int(near.sum())
+    pairs = _examples(ours_N1[:, 0], index_N1[:, 0], near, mutual=True)
+    return Alarm(
+        name="duplicates", raised=count > limit, statistic=count / n, threshold=limit / n, pairs=pairs,
+        detail=f"{_of(count, n)} samples have a near-duplicate among them{_like(pairs, 'samples', 'and')}; "
+        f"the limit is {limit / n:.1%}",
+    )  # fmt: skip
+
+
+def memorised(manifold: Manifold, generated_ND: Tensor, held_out_MD: Tensor) -> Alarm:
+    """Samples that are nearer to a training image than nearly all held-out real images are."""
+    ours_N, index_N = manifold.closeness(generated_ND)
+    theirs_M, _ = manifold.closeness(held_out_MD)
+    bound, rank = unusual(theirs_M)
+    near, n = ours_N <= bound, len(ours_N)
+    limit, count = max(most_below(n, len(theirs_M), rank), math.floor(MANY * n)), int(near.sum())
+    pairs = _examples(ours_N, index_N, near)
+    share = float((theirs_M <= bound).double().mean())
+    return Alarm(
+        name="memorised", raised=count > limit, statistic=count / n, threshold=limit / n, pairs=pairs,
+        detail=f"{_of(count, n)} samples are as near to a training image as {share:.1%} of the held-out real images "
+        f"are{_like(pairs, 'sample', 'to training image')}; the limit is {limit / n:.1%}",
+    )  # fmt: skip
+
+
+def low_quality(manifold: Manifold, generated_ND: Tensor, held_out_MD: Tensor) -> Alarm:
+    """Precision far below that of held-out real images."""
+    n, m = len(generated_ND), len(held_out_MD)
+    ours, theirs = int(manifold.holds(generated_ND).sum()), int(manifold.holds(held_out_MD).sum())
+    enough = fewest(n, theirs, m, LOW, LEVEL)
+    return Alarm(
+        name="low_quality", raised=ours < enough, statistic=ours / n, threshold=enough / n,
+        detail=f"{ours / n:.1%} of the samples are like real images (precision), of held-out real images "
+        f"{theirs / m:.1%}; below {enough / n:.1%} is low",
+    )  # fmt: skip
+
+
+def missing_class(counts_C: Tensor, real_C: Tensor, groups: Groups) -> Alarm:
+    """Classes that are rare among the samples: less than half as frequent as among real images, and not by chance.
+
+    The same rule puts samples and real images into classes, so that its mistakes count on both sides.
+    """
+    n, m = int(counts_C.sum()), int(real_C.sum())
+    enough_C = torch.tensor([fewest(n, int(hits), m, RARE, LEVEL / len(real_C)) for hits in real_C])
+    rare_C = counts_C < enough_C
+    shares = [
+        f"{groups.names[c]}: {counts_C[c] / n:.1%} of the samples, {real_C[c] / m:.1%} of real images"
+        for c in sorted(rare_C.nonzero().flatten().tolist(), key=lambda c: counts_C[c] / real_C[c])
+    ]
+    more = f"; and {len(shares) - EXAMPLES} more" if len(shares) > EXAMPLES else ""
+    ratio_C = counts_C / n / (real_C / m).clamp(min=1 / m)
+    judged_C = torch.where(enough_C > 0, counts_C / enough_C, math.inf)
+    worst = int(judged_C.argmin() if enough_C.any() else ratio_C.argmin())
+    detail = (
+        f"rare or missing: {'; '.join(shares[:EXAMPLES])}{more}"
+        if shares
+        else f"none of the {len(real_C)} {groups.kind} is rare or missing, the rarest is {groups.names[worst]}: "
+        f"{counts_C[worst] / n:.1%} of the samples, {real_C[worst] / m:.1%} of real images"
+    )
+    return Alarm(
+        name="missing_class", raised=bool(shares), statistic=int(counts_C[worst]) / n,
+        threshold=int(enough_C[worst]) / n, detail=detail,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Classes by their means, or clusters; an image is of the one whose centre is nearest in feature space."""
+
+    centres_CD: Tensor
+    names: Sequence[str]
+    kind: str
+    """`classes` or `clusters`."""
+
+    @classmethod
+    def of(cls, real: Real, held_out: int) -> Groups:
+        if real.labels_N is not None:
+            present = real.labels_N.unique().tolist()
+            means = [real.train_ND[real.labels_N == label].mean(0) for label in present]
+            names = [f"class {real.names[label] if real.names else label}" for label in present]
+            return cls(torch.stack(means), names, "classes")
+        from sklearn.cluster import KMeans
+
+        count = min(MAX_CLUSTERS, max(2, held_out // IMAGES_PER_CLUSTER), len(real.train_ND))
+        found = KMeans(count, n_init=4, random_state=0).fit(real.train_ND.double().numpy())
+        centres_CD = torch.from_numpy(found.cluster_centers_).to(real.train_ND.dtype)
+        _, typical_C1 = nearest(centres_CD, real.train_ND)
+        names = [f"cluster {c} (around training image {image})" for c, image in enumerate(typical_C1[:, 0].tolist())]
+        return cls(centres_CD, names, "clusters")
+
+    def of_rows(self, rows_ND: Tensor) -> Tensor:
+        """Which one each row is of, int64 (N,)."""
+        return nearest(rows_ND, self.centres_CD)[1][:, 0]
+
+    def count(self, rows_ND: Tensor) -> Tensor:
+        """How many rows are of each, int64 (C,)."""
+        return torch.bincount(self.of_rows(rows_ND), minlength=len(self.centres_CD))
+
+
+# --- for people --------------------------------------------------------------------------------------------------
+
+
+def _of(count: int, n: int) -> str:
+    return f"{count} of {n} ({count / n:.1%})"
+
+
+def _examples(distance_N: Tensor, index_N: Tensor, near: Tensor, mutual: bool = False) -> list[tuple[int, int]]:
+    """The nearest pairs; of `mutual` ones each once."""
+    rows = [row for row in distance_N.argsort(stable=True).tolist() if near[row]]
+    pairs = [(row, int(index_N[row])) for row in rows]
+    if mutual:
+        pairs = list(dict.fromkeys((min(pair), max(pair)) for pair in pairs))
+    return pairs[:EXAMPLES]
+
+
+def _like(pairs: list[tuple[int, int]], what: str, link: str) -> str:
+    return f", like {what} {pairs[0][0]} {link} {pairs[0][1]}" if pairs else ""

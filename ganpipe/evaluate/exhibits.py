@@ -1,0 +1,259 @@
+"""What a report shows besides numbers: samples, real rows, nearest neighbours, interpolations, classes, the latents.
+
+Made of the best snapshot by the main process, from features that were extracted for its scores.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..gans.base import Request
+from ..prepare.manifest import Dataset
+from ..rng import SampleRng
+from ..sample import LoadedGenerator, draw, grid, to_uint8
+from ..spec import Mixture, sampled
+from .fidelity import Features
+from .neighbours import nearest
+from .protocol import POINT_EXTRACTOR, Protocol
+from .scores import Reference
+
+GRID = 64
+"""Images in a grid."""
+POINTS = 1000
+"""Points in a picture, of either kind."""
+SEARCHED = 1024
+"""Most samples whose nearest training images are looked for."""
+PAIRS = 8
+"""Samples in each row of pairs."""
+PATHS, STEPS = 6, 10
+"""Interpolations, and samples on each; all in one chunk."""
+GAP_GREY = 112
+"""Of the lines between images."""
+SIDE = 64
+"""Largest side of an image on a page, pixels."""
+BROWSED = 36
+"""Samples in a frame of the latent browser."""
+SEEDS = tuple(range(8))
+TRUNCATIONS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+BUDGET = 2_200_000
+"""Bytes of all frames of a latent browser; as data URIs they are a third more."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An encoded image, of images side by side."""
+
+    data: bytes
+    kind: str
+    """`png` or `webp`."""
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, images_NCHW: np.ndarray, columns: int | None = None, kind: str = "png") -> Picture:
+        """Of uint8 images."""
+        picture, buffer = grid(images_NCHW, columns), io.BytesIO()
+        options = {"optimize": True} if kind == "png" else {"quality": 80}
+        picture.save(buffer, kind, **options)
+        return cls(buffer.getvalue(), kind, picture.width, picture.height)
+
+    @property
+    def uri(self) -> str:
+        """The image itself as an address."""
+        return f"data:image/{self.kind};base64,{base64.b64encode(self.data).decode()}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample, and the training image nearest to it in the extractor's features."""
+
+    number: int
+    """Of the sample, within its seed."""
+    sample: Picture
+    nearest: Picture
+    distance: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """How frequent a class is."""
+
+    name: str
+    real: float
+    generated: float
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points in the plane, float32 (N, 2)."""
+
+    generated: np.ndarray
+    real: np.ndarray
+    paths: np.ndarray
+    """(PATHS, STEPS, 2)"""
+    mixture: Mixture | None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Samples by seed and truncation."""
+
+    seeds: Sequence[int]
+    truncations: Sequence[float]
+    count: int
+    """Samples in a frame: 0, ..., count - 1 of the seed."""
+    pictures: list[list[Picture]]
+    """One row per seed, one column per truncation."""
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What there is to show of one snapshot; what does not apply to its data is empty."""
+
+    seed: int
+    """Of the samples: the first scoring seed."""
+    samples: Picture | None = None
+    real: Picture | None = None
+    """Held-out images."""
+    closest: list[Pair] = field(default_factory=list)
+    """Samples that are nearest to any training image, of those that were searched."""
+    first: list[Pair] = field(default_factory=list)
+    """Samples 0, 1, ..."""
+    searched: int = 0
+    usual_distance: float = math.nan
+    """Median distance of a training image to the nearest other one."""
+    paths: Picture | None = None
+    """One interpolation per row."""
+    shares: list[Share] = field(default_factory=list)
+    points: Points | None = None
+    frames: Frames | None = None
+
+
+def make_exhibits(
+    loaded: LoadedGenerator, generated: Features, reference: Reference, dataset: Dataset, protocol: Protocol, seed: int
+) -> Exhibits:
+    """Everything to show of a generator; `generated` has the features of the seed's samples 0, 1, ..."""
+    shares = class_shares(generated, reference, dataset, protocol)
+    device = next(loaded.module.parameters()).device
+    if loaded.output == "point":
+        made = torch.cat(list(draw(loaded.gan, loaded.module, seed, range(POINTS), device))).cpu().numpy()
+        real = np.array(dataset.column("point", "test")[:POINTS])
+        on_paths = interpolations(loaded, seed, device).cpu().numpy().reshape(PATHS, STEPS, 2)
+        points = Points(made, real, on_paths, sampled(dataset.spec()).mixture)
+        return Exhibits(seed, shares=shares, points=points)
+    train = dataset.column("image", protocol.reference_split)
+    known_ND = reference.features_ND
+    distance_N, index_N = (column[:, 0] for column in nearest(generated.features_ND[:SEARCHED], known_ND))
+
+    def pairs(numbers: Sequence[int]) -> list[Pair]:
+        samples = images_of(loaded, seed, numbers, device)
+        found = [np.array(train[int(index_N[number])])[None] for number in numbers]
+        return [
+            Pair(number, _picture(sample[None]), _picture(real), float(distance_N[number]))
+            for number, sample, real in zip(numbers, samples, found, strict=True)
+        ]
+
+    usual_N1, _ = nearest(known_ND[:SEARCHED], known_ND, same=True)
+    count = min(GRID, len(generated))
+    return Exhibits(
+        seed=seed,
+        samples=_picture(images_of(loaded, seed, range(count), device)),
+        real=_picture(np.array(dataset.column("image", protocol.control_split)[:count])),
+        closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
+        first=pairs(range(min(PAIRS, len(distance_N)))),
+        searched=len(distance_N),
+        usual_distance=float(usual_N1.median()),
+        paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
+        shares=shares,
+        frames=browsed(loaded, device),
+    )
+
+
+def images_of(
+    loaded: LoadedGenerator, seed: int, numbers: Sequence[int], device: torch.device, truncation: float = 1.0
+) -> np.ndarray:
+    """Samples of a seed by number, uint8 (N, C, H, W)."""
+    parts = draw(loaded.gan, loaded.module, seed, numbers, device, truncation=truncation)
+    return torch.cat([to_uint8(part).cpu() for part in parts]).numpy()
+
+
+def class_shares(generated: Features, reference: Reference, dataset: Dataset, protocol: Protocol) -> list[Share]:
+    """Frequencies of the classes that the extractor tells apart, read off real and generated rows alike; of the modes
+    that points are nearest to. Empty where there are no classes."""
+    made_N, real_M = generated.logits_NK, reference.logits_NK
+    if protocol.extractor == POINT_EXTRACTOR:
+        names = [f"mode {number + 1}" for number in range(made_N.shape[1])]
+        made_N, real_M = -made_N, -real_M  # distances to the modes
+    else:
+        names = list(reference.classes)
+    if not names:
+        return []
+    ours, theirs = (
+        torch.bincount(rows.argmax(1), minlength=len(names)).double() / len(rows) for rows in (made_N, real_M)
+    )
+    return [Share(name, float(real), float(made)) for name, real, made in zip(names, theirs, ours, strict=True)]
+
+
+# --- through the latents -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Between(SampleRng):
+    """Draws on the way from samples `indices` to samples `ends` of the seed.
+
+    Row i stands at the share `way[i]` of a quarter turn from the one normal draw to the other, and so is a standard
+    normal draw itself. What is no number to turn (a class, a piece of the prior) stays that of the start.
+    """
+
+    ends: Sequence[int]
+    way: Sequence[float]
+
+    def normal(self, name: str, n: int, shape: Sequence[int] = ()) -> Tensor:
+        start = super().normal(name, n, shape)
+        end = SampleRng(self.seed, self.ends, self.device).normal(name, n, shape)
+        angle = torch.tensor(self.way, device=self.device).view(n, *[1] * len(shape)) * (math.pi / 2)
+        return angle.cos() * start + angle.sin() * end
+
+
+@torch.no_grad()
+def interpolations(loaded: LoadedGenerator, seed: int, device: torch.device) -> Tensor:
+    """STEPS samples on the way from sample 2 i to sample 2 i + 1 of the seed, for each of PATHS: as the recipe makes
+    them, (PATHS * STEPS, ...)."""
+    rows = [(2 * path, 2 * path + 1, step / (STEPS - 1)) for path in range(PATHS) for step in range(STEPS)]
+    starts, ends, way = (list(values) for values in zip(*rows, strict=True))
+    request = Request(Between(seed, starts, device, ends, way), len(rows))
+    return loaded.gan.sample(loaded.module, request).float()
+
+
+def browsed(loaded: LoadedGenerator, device: torch.device) -> Frames:
+    """The latent browser's frames: PNG where they fit the budget, else WebP, and smaller."""
+    images = [
+        [images_of(loaded, seed, range(BROWSED), device, truncation) for truncation in TRUNCATIONS] for seed in SEEDS
+    ]
+    pictures: list[list[Picture]] = []
+    for side, kind in ((SIDE, "png"), (SIDE, "webp"), (SIDE // 2, "webp")):
+        pictures = [[_picture(frame, kind=kind, side=side) for frame in row] for row in images]
+        if sum(len(picture.data) for row in pictures for picture in row) <= BUDGET:
+            break
+    return Frames(SEEDS, TRUNCATIONS, BROWSED, pictures)
+
+
+def _picture(images_NCHW: np.ndarray, columns: int | None = None, kind: str = "png", side: int = SIDE) -> Picture:
+    """Of images of at most `side` pixels, with a line between them."""
+    largest = max(images_NCHW.shape[2:])
+    if largest > side:
+        height, width = (max(1, round(size * side / largest)) for size in images_NCHW.shape[2:])
+        small = F.interpolate(torch.from_numpy(images_NCHW).float(), (height, width), mode="area")
+        images_NCHW = small.round().to(torch.uint8).numpy()
+    if len(images_NCHW) > 1:
+        images_NCHW = np.pad(images_NCHW, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=GAP_GREY)
+    return Picture.of(images_NCHW, columns, kind)

@@ -1,0 +1,258 @@
+"""From features to numbers: every metric of one pass over the images, its interval, and the same class by class.
+
+Frechet distance (arXiv:1706.08500), KID (arXiv:1801.01401), Inception score (arXiv:1606.03498), precision and recall
+(arXiv:1904.06991) equal torch-fidelity's to 1e-6. Beside them stands what they hide: `fid_inf`, the Frechet distance at
+infinite n; the Inception score's two entropies, of which variety raises the one and confidence lowers the other;
+density and coverage. Generated rows come first and real ones second, as in `torch_fidelity.calculate_metrics`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..ranks import Ranks
+from ..refs import Scores
+from . import resampling
+from .by_class import by_class
+from .fidelity import Features, NotFinite, chunked
+from .frechet import Distances, Gaussian, at_infinity, mean_part, moments
+from .manifold import manifold, radii
+from .modes import mode_scores
+from .protocol import MODE_METRICS, POINT_EXTRACTOR, Protocol, base_name, metric_names
+from .resampling import Estimate, estimate, without_bias
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "kid": (-math.inf, math.inf),
+    "is": (1, math.inf),
+    **dict.fromkeys(("precision", "recall", "coverage", "mode_overlap", "high_quality"), (0, 1)),
+}
+"""Least and largest possible value of a metric, by its base name; 0 and infinity where it is missing."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real side."""
+
+    features_ND: Tensor
+    logits_NK: Tensor
+    radii_N2: Tensor
+    """Distances to the neighbours that precision and recall, and density and coverage, reach to."""
+    mu: np.ndarray
+    """(D,), float32."""
+    sigma: np.ndarray
+    """(D, D), float64."""
+    classes: tuple[str, ...] = ()
+    """What the logits stand for; empty when they are no classes of the data."""
+
+    @classmethod
+    def of(cls, real: Features, protocol: Protocol, classes: tuple[str, ...] = ()) -> Reference:
+        """Raises InputError when all images have the same features."""
+        mu, sigma = moments(real.features_ND)
+        if not np.trace(np.atleast_2d(sigma)) > 0:
+            raise InputError(
+                f"all {len(real)} real images have the same features, and nothing can be measured against them: "
+                "is the data set one image over and over?"
+            )
+        near = radii(real.features_ND, (protocol.prc_neighborhood, protocol.density_neighborhood))
+        return cls(real.features_ND, real.logits_NK, near, mu, sigma, classes)
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        return Gaussian.of(self.mu, self.sigma)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of one set of images, by metric."""
+
+    scores: dict[str, float]
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    """Of the metrics that have an interval."""
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    """metric -> class -> score"""
+
+
+def measure_all(
+    sets: Sequence[Callable[[], Features]], reference: Reference, protocol: Protocol, ranks: Ranks, what: str
+) -> list[Measured]:
+    """Scores of each set of images, on every rank: features are made together, each set's numbers by one rank.
+
+    A set that raises NotFinite, on every rank, has NaN scores.
+    """
+    found: list[Measured] = []
+    with tqdm(total=len(sets), desc=what, unit="set", disable=not ranks.is_main) as bar:
+        for group in chunked(len(sets), ranks.count):
+            own: Features | None = None
+            for owner, make in enumerate(sets[group]):
+                features = _made(make)
+                if owner == ranks.index:
+                    own = features
+                bar.update()
+            mine = Measured(no_scores(protocol)) if own is None else measure(own, reference, protocol)
+            found += ranks.gather(mine)[: len(sets[group])]
+    return found
+
+
+def _made(make: Callable[[], Features]) -> Features | None:
+    try:
+        return make()
+    except NotFinite:
+        return None
+
+
+def measure(generated: Features, reference: Reference, protocol: Protocol) -> Measured:
+    """Every metric of the protocol's extractor, by its full name: generated (or control) rows against real."""
+    n, of_points = len(generated), protocol.extractor == POINT_EXTRACTOR
+    blocks = min(n, protocol.blocks)
+    halves = resampling.half_samples(blocks) if n >= 2 * protocol.blocks else None
+    scores: dict[str, float] = {}
+    estimates: dict[str, Estimate] = {}
+    for part in (_frechet, _kernel, mode_scores_of if of_points else _entropies):
+        of_part, known = part(generated, reference, protocol, blocks, halves)
+        scores |= of_part
+        estimates |= known
+    lain = manifold(
+        generated.features_ND,
+        reference.features_ND,
+        reference.radii_N2,
+        (protocol.prc_neighborhood, protocol.density_neighborhood),
+        blocks,
+        torch.ones(0, blocks, dtype=torch.bool) if halves is None else halves,
+    )
+    scores |= lain.scores()
+    if halves is not None:
+        of_halves = {
+            "precision": resampling.shares(lain.precise_N, halves),
+            "recall": lain.recall_J,
+            "density": resampling.shares(lain.balls_N, halves),
+        }
+        estimates |= {base: estimate(scores[base], values) for base, values in of_halves.items()}
+        estimates["coverage"] = resampling.jackknife(scores["coverage"], lain.coverage_without())
+    names = {name: name if name in MODE_METRICS else base_name(name) for name in metric_names(protocol.extractor)}
+    return Measured(
+        {name: scores[base] for name, base in names.items() if base},
+        {name: estimates[base] for name, base in names.items() if base in estimates},
+        by_class(
+            (generated.features_ND, generated.logits_NK),
+            (reference.features_ND, reference.logits_NK),
+            lain.recalled_M,
+            reference.classes,
+            protocol.extractor,
+            protocol.class_rows,
+        ),
+    )
+
+
+Part = tuple[dict[str, float], dict[str, Estimate]]
+"""Scores and estimates, by base name."""
+
+
+def _frechet(generated: Features, reference: Reference, protocol: Protocol, blocks: int, halves: Tensor | None) -> Part:
+    distances = Distances(generated.features_ND, reference.gaussian, blocks)
+    limit = at_infinity(distances, protocol.fid_inf_points, protocol.fid_inf_repeats, protocol.rng_seed)
+    scores = {
+        "fid": mean_part(generated.features_ND, reference.mu) + distances.covariance_part(),
+        "fid_inf": limit,
+    }
+    if halves is None or len(generated) <= 2 * len(reference.mu):  # a half's covariance would be singular
+        return scores, {}
+    spread = estimate(limit, [distances.distance(half) for half in halves])
+    return scores, {"fid": spread, "fid_inf": spread}
+
+
+def _kernel(generated: Features, reference: Reference, protocol: Protocol, _: int, halves: Tensor | None) -> Part:
+    found = kid_features_to_metric(
+        generated.features_ND,
+        reference.features_ND,
+        kid_subsets=protocol.kid_subsets,
+        kid_subset_size=protocol.kid_subset_size,
+        rng_seed=protocol.rng_seed,
+        verbose=False,
+    )
+    kid = found[KEY_METRIC_KID_MEAN]
+    if halves is None:
+        return {"kid": kid}, {}
+    made, real = (side.features_ND[: resampling.KERNEL_ROWS] for side in (generated, reference))
+    of_rows = estimate(kid, resampling.kernel_distances(made, real, halves))
+    # What the subsets add to all rows, and what these rows have to do with all samples.
+    drawn = found[KEY_METRIC_KID_STD] / protocol.kid_subsets**0.5
+    error = math.hypot(of_rows.error * (len(made) / len(generated)) ** 0.5, drawn)
+    return {"kid": kid}, {"kid": Estimate(kid, error, of_rows.freedom)}
+
+
+def _entropies(generated: Features, _: Reference, protocol: Protocol, __: int, halves: Tensor | None) -> Part:
+    """exp(entropy_marginal - entropy_conditional) is the Inception score, but for the mean over splits."""
+    logits = generated.logits_NK
+    found = isc_features_to_metric(logits, protocol.isc_splits, rng_seed=protocol.rng_seed)
+    order = np.random.RandomState(protocol.rng_seed).permutation(len(logits))  # its own splits
+    splits = protocol.isc_splits
+    bounds = [part * len(logits) // splits for part in range(splits + 1)]
+    whole = torch.ones(1, 1, dtype=torch.bool)
+    pairs = [resampling.entropies(logits[order[start:stop]], whole) for start, stop in pairwise(bounds)]
+    marginal, conditional = (float(torch.cat(values).mean()) for values in zip(*pairs, strict=True))
+    scores = {
+        "is": found[KEY_METRIC_ISC_MEAN],
+        "entropy_marginal": marginal,
+        "entropy_conditional": conditional,
+    }
+    if halves is None:
+        return scores, {}
+    all_marginal, all_conditional = resampling.entropies(logits, whole)
+    marginal_J, conditional_J = resampling.entropies(logits, halves)
+    unsplit = float((all_marginal - all_conditional).exp())
+    return scores, {
+        "is": without_bias(unsplit, (marginal_J - conditional_J).exp()),
+        "entropy_marginal": without_bias(float(all_marginal), marginal_J),
+        "entropy_conditional": estimate(float(all_conditional), conditional_J),
+    }
+
+
+def mode_scores_of(generated: Features, _: Reference, __: Protocol, blocks: int, halves: Tensor | None) -> Part:
+    """Points have the distances to their modes where images have logits."""
+    scores = mode_scores(generated.logits_NK)
+    if halves is None:
+        return scores, {}
+    block_N = torch.arange(len(generated)) % blocks
+    of_halves = [mode_scores(generated.logits_NK[half[block_N]]) for half in halves]
+    return scores, {name: estimate(value, [half[name] for half in of_halves]) for name, value in scores.items()}
+
+
+def no_scores(protocol: Protocol) -> dict[str, float]:
+    """NaN for every metric: what images that are no images score."""
+    return dict.fromkeys(metric_names(protocol.extractor), math.nan)
+
+
+def mean_of(sets: Sequence[Measured]) -> Scores:
+    """Mean over independent sets of as many images; NaN, and without interval, when one of them is.
+
+    A class's score is the mean over the sets, if all have it.
+    """
+    first = sets[0]
+    means = {name: math.fsum(one.scores[name] for one in sets) / len(sets) for name in first.scores}
+    intervals = {}
+    for name in first.scores:
+        parts = [one.estimates[name] for one in sets if name in one.estimates]
+        if len(parts) == len(sets) and math.isfinite(means[name]):
+            base = name if name in MODE_METRICS else base_name(name)
+            intervals[name] = resampling.interval(parts, BOUNDS.get(base or name, (0, math.inf)))
+    classes = {
+        metric: {
+            name: math.fsum(one.by_class[metric][name] for one in sets) / len(sets)
+            for name in by_name
+            if all(name in one.by_class.get(metric, {}) for one in sets)
+        }
+        for metric, by_name in first.by_class.items()
+    }
+    return Scores(scores=means, intervals=intervals, by_class={name: of for name, of in classes.items() if of})

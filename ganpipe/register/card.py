@@ -1,0 +1,203 @@
+"""A version's model card: what it is, what it was made of, what it is good for, how it scores, how to load it.
+
+The same Markdown is with the run's reports and in the registered model, and is written again when the gate has decided.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..evaluate.protocol import lower_is_better
+from ..night import CONTROLS
+from ..refs import Decision, EvalReport, ModelRef, Scores
+from ..storage import Store
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from ..config import RunConfig
+    from ..runs import RunRecord
+
+FILE = "model-card.md"
+"""Its name in the registered model."""
+DETAILS = ("extractor", "n_generated", "n_reference", "reference_split", "control_split", "resize", "torch_fidelity")
+"""What of the protocol is said in the card; its hash stands for all of it."""
+
+
+def card(
+    config: RunConfig,
+    record: RunRecord,
+    report: EvalReport,
+    ref: ModelRef | None = None,
+    decision: Decision | None = None,
+) -> str:
+    """Markdown. Without `ref` the version has no number yet, without `decision` the gate has not been asked."""
+    product, best = config.registration.model, report.best
+    uri = f"models:/{product}/{ref.version}" if ref else f"models:/{product}@candidate"
+    points = config.prepare.kind == "point"
+    made = "points in the plane" if points else f"images like those of its training data ({config.prepare.described()})"
+    rows = ", ".join(f"{count:,} {split}" for split, count in record.dataset.rows.items())
+    return "\n".join([
+        f"# {product}{f' version {ref.version}' if ref else ''}",
+        "",
+        f"A generative adversarial network that makes {made}: random noise in, {'points' if points else 'images'} out. "
+        f"Best snapshot of run `{report.run_id}`, after {best.checkpoint.images_seen / 1000:g} thousand real images.",
+        "",
+        "## Data",
+        "",
+        f"`{config.prepare.source.name}`, {config.prepare.described()}: {rows}. "
+        f"Digest `{report.dataset_digest}`. Scores use the test split, which no network was trained on.",
+        "",
+        "## Recipe",
+        "",
+        *_recipe(config, record),
+        f"- weights `{best.checkpoint.generator_sha256}` (sha256 of generator.safetensors), a moving average",
+        "",
+        "## Intended use, and limits",
+        "",
+        *_limits(report, points),
+        "",
+        "## Scores",
+        "",
+        *_scores(report, decision),
+        "",
+        *_alarms(report),
+        "## Decision",
+        "",
+        *_decision(decision, product),
+        "",
+        "## How to load it",
+        "",
+        "```python",
+        "import mlflow, pandas as pd",
+        "",
+        f'model = mlflow.pyfunc.load_model("{uri}")',
+        'samples = model.predict(pd.DataFrame({"seed": [0] * 64}))'
+        f"  # {'float32 (64, 2)' if points else 'uint8 (64, height, width, channels)'}",
+        "```",
+        "",
+        "```",
+        f"ganpipe generate {uri} --n 64 --seed 0 --out samples.png",
+        f"ganpipe lineage {product}{f' --version {ref.version}' if ref else ''}",
+        "```",
+        "",
+    ])  # fmt: skip
+
+
+def _recipe(config: RunConfig, record: RunRecord) -> list[str]:
+    """The recipe's own fields, those that are off left out, and what it was trained with."""
+    fields = config.gan.model_dump(mode="json", exclude={"name"})
+    said = [f"{name} {_short(value)}" for name, value in fields.items() if value not in (None, False, 0)]
+    start = f"`{record.start_checkpoint.prefix}`" if record.start_checkpoint else "scratch"
+    code = ""
+    if "sha" in record.git:
+        code = f", code `{record.git['sha'][:12]}`{' with changes' if record.git.get('dirty') else ''}"
+    return [
+        f"- `{config.gan.name}`: {', '.join(said)}",
+        f"- batch {config.train.batch}, {config.train.precision}, seed {config.train.seed}, from {start}",
+        f"- configuration `{record.config_digest[:12]}`{code}",
+    ]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name} {_short(inner)}" for name, inner in value.items() if inner is not None) + ")"
+    return str(value)
+
+
+def _limits(report: EvalReport, points: bool) -> list[str]:
+    """What holds of any such model, and what its own numbers say against it."""
+    lines = ["Made to compare objectives on a distribution whose modes are known.", ""]
+    if not points:
+        lines = [
+            "Made to draw images of the distribution it was trained on: for studies of it, as test data, or to be "
+            "trained on from. Not made for decisions about people, nor to pass for evidence of anything real.",
+            "",
+            "- It knows nothing but its training data, and has their gaps and biases.",
+            "- Samples may be close to training images: the report shows the closest ones.",
+        ]
+    best, floor = report.best.scores, next((c.scores for c in report.controls if c.name == "real"), {})
+    for metric, value in best.items():
+        real = floor.get(metric, math.nan)
+        if metric.partition("_")[0] in ("precision", "recall") and math.isfinite(real) and value < real:
+            what = "unlike any real one" if metric.startswith("precision") else "not reached"
+            whose = "samples are" if metric.startswith("precision") else "real ones are"
+            lines.append(f"- {1 - value:.0%} of {whose} {what} ({metric}; held-out real ones: {1 - real:.0%}).")
+    return lines
+
+
+def _scores(report: EvalReport, decision: Decision | None) -> list[str]:
+    """Table with intervals, the metric of comparison first, and the protocol."""
+    columns: dict[str, Scores] = {"this version": report.best}
+    columns |= {CONTROLS.get(control.name, control.name): control for control in report.controls}
+    metrics = sorted(report.best.scores, key=lambda name: name != report.metric)
+    protocol = report.protocol
+    said = ", ".join(f"{name} {protocol[name]}" for name in DETAILS if name in protocol)
+    return [
+        f"| metric | {' | '.join(columns)} |",
+        f"| --- {'| --- ' * len(columns)}|",
+        *(
+            f"| {metric} ({'lower' if lower_is_better(metric) else 'higher'} is better) | "
+            f"{' | '.join(_cell(scores, metric) for scores in columns.values())} |"
+            for metric in metrics
+        ),
+        "",
+        f"Mean of {len(report.best.seeds)} sample seeds{'; in brackets 95 % intervals' * bool(report.best.intervals)}. "
+        f"Protocol `{report.protocol_hash}`: {said}. Scores of unlike protocols cannot be compared.",
+    ]
+
+
+def _cell(scores: Scores, metric: str) -> str:
+    if metric not in scores.scores:
+        return "-"
+    value = f"{scores.scores[metric]:.4g}"
+    if metric not in scores.intervals:
+        return value
+    low, high = scores.intervals[metric]
+    return f"{value} [{low:.4g}, {high:.4g}]"
+
+
+def _alarms(report: EvalReport) -> list[str]:
+    if report.diagnostics is None:
+        return []
+    lines = [f"- {'**raised**' if alarm.raised else 'quiet'} {alarm.name}: {alarm.detail}"
+             for alarm in report.diagnostics.alarms]  # fmt: skip
+    return ["## Alarms", "", *lines, ""]
+
+
+def _decision(decision: Decision | None, product: str) -> list[str]:
+    if decision is None:
+        return [f"The gate had not been asked when this was written; `ganpipe lineage {product}` says what it decided."]
+    verdict = "promoted" if decision.promoted else "not promoted"
+    return [
+        f"**{verdict}**, {decision.decided:%Y-%m-%d %H:%M} UTC: {decision.reason}",
+        *(["", *(f"- {'passed' if c.passed else '**failed**'} {c.name}: {c.detail}" for c in decision.checks)]
+          if decision.checks else []),
+    ]  # fmt: skip
+
+
+# --- where it is kept --------------------------------------------------------------------------------------------
+
+
+def key(ref: ModelRef) -> str:
+    """Of a version's card in the store: beside the other reports of its run."""
+    return f"runs/{ref.checkpoint.run_id}/reports/model-card-v{ref.version}.md"
+
+
+def keep(ref: ModelRef, report: EvalReport, decision: Decision | None, store: Store, client: MlflowClient) -> None:
+    """Write the card as far as it is known: to the run's reports, and to the run and the registered model in MLflow."""
+    from ..runs import open_run
+
+    record, config = open_run(store, ref.checkpoint.run_id)
+    text = card(config, record, report, ref, decision)
+    store.write_bytes(key(ref), text.encode())
+    client.log_text(ref.tracking_run_id, text, f"reports/{key(ref).rpartition('/')[2]}")
+    model = client.get_model_version(ref.product, ref.version).source.removeprefix("models:/")  # its `model_id` is None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, FILE)
+        path.write_text(text, encoding="utf-8")
+        client.log_model_artifact(model, str(path))
