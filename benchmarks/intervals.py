@@ -72,9 +72,9 @@ class Case:
             yield measure(self.draw(n, draws), reference, protocol)
 
 
-def gaussians() -> Case:
+def gaussians(reference_rows: int = 10_000) -> Case:
     """16 features: the generator's mean is off, and its deviations run from 0.7 to 1.4 times the real ones."""
-    dims, reference_rows, draws = 16, 10_000, torch.Generator().manual_seed(1)
+    dims, draws = 16, torch.Generator().manual_seed(1)
     deviation_D, shift, head_DK = torch.linspace(0.7, 1.4, dims), 0.2, torch.randn(dims, 10, generator=draws) / 2
     real_ND = torch.randn(reference_rows, dims, generator=draws)
 

@@ -100,16 +100,16 @@ def train(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     from . import evaluate
-    from .night import CONTROLS, aligned, compared, mirror_scores
+    from .night import aligned, compared, control_columns, mirror_scores
 
     _, config = _begun(args, settings, args.run)
     report = evaluate.run(config, args.run, settings)
     mirror_scores(report, settings)
-    columns = {"best": report.best.scores}
-    columns |= {CONTROLS.get(control.name, control.name): control.scores for control in report.controls}
+    columns = {"best": report.best.scores, **control_columns(report.controls)}
     best = f"best snapshot: {report.best.checkpoint.prefix}"
     page = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.html"
-    return Outcome(report, "\n".join([best, "", *aligned(compared(report.metric, columns)), "", f"report: {page}"]))
+    table = aligned(compared(report.metric, columns, report.best.intervals))
+    return Outcome(report, "\n".join([best, "", *table, "", f"report: {page}"]))
 
 
 def register(args: argparse.Namespace, settings: Settings) -> Outcome:

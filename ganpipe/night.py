@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from .config import RunConfig, config_digest
 from .errors import InputError, WorkFailed
-from .refs import CheckpointRef, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
+from .refs import CheckpointRef, ControlScores, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
 from .runs import RunRecord, checkpoints, new_run_id, with_seed
 from .settings import Settings
 from .storage import Store, open_store
@@ -27,7 +27,9 @@ Result = TypeVar("Result")
 Call = Callable[..., Any]
 """(stage's name, function, *arguments) -> what the function returns."""
 
-CONTROLS = {"real": "real (floor)", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
+CONTROLS = {"real": "floor", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
+INTERVAL = "95 % interval"
+INTERVAL_NOTE = "intervals are of the value at very many samples, where a Frechet distance has lost its bias"
 
 
 class Night(Ref):
@@ -213,19 +215,47 @@ def score_rows(night: Night) -> list[list[str]]:
     """metric | model | controls | champion, the gate's metric first."""
     model = night.decision.candidate_scores or night.report.best
     champion = night.decision.champion_scores
-    others = {CONTROLS.get(control.name, control.name): control.scores for control in night.report.controls}
+    others = control_columns(night.report.controls)
     return compared(
-        night.decision.metric, {"model": model.scores, **others, "champion": champion.scores if champion else {}}
+        night.decision.metric,
+        {"model": model.scores, **others, "champion": champion.scores if champion else {}},
+        model.intervals,
     )
 
 
-def compared(first: str, columns: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
-    """Rows of a table of scores: one per metric, `first` first, one column per name."""
+def control_columns(controls: Sequence[ControlScores]) -> dict[str, Mapping[str, float]]:
+    """Label -> scores. The floor's label says of how many images it is: no score of another number compares with it."""
+    return {
+        f"{CONTROLS.get(control.name, control.name)}{f' (n={control.n})' if control.name == 'real' else ''}": (
+            control.scores
+        )
+        for control in controls
+    }
+
+
+def compared(
+    first: str,
+    columns: Mapping[str, Mapping[str, float]],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> list[list[str]]:
+    """Rows of a table of scores: one per metric, `first` first, one column per name.
+
+    `intervals` are of the first column's scores, and stand beside it when there are any.
+    """
     metrics = sorted(next(iter(columns.values())), key=lambda name: (name != first, name))
     rows = [["metric", *columns]]
     for metric in metrics:
         rows.append([metric, *(f"{scores[metric]:.4g}" if metric in scores else "-" for scores in columns.values())])
+    if intervals:
+        cells = [INTERVAL, *(interval_text(intervals.get(metric)) for metric in metrics)]
+        for row, cell in zip(rows, cells, strict=True):
+            row.insert(2, cell)
     return rows
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """`[0.41, 0.52]`"""
+    return "-" if interval is None else f"[{interval[0]:.3g}, {interval[1]:.3g}]"
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
@@ -245,7 +275,8 @@ def summary(night: Night, settings: Settings) -> str:
         f"trained  {night.checkpoint.images_seen / 1000:g} kimg, best snapshot {_kimg(night.report.best)}",
         f"model    {night.model.product} version {night.model.version}",
         "",
-        *aligned(score_rows(night)),
+        *aligned(rows := score_rows(night)),
+        *([f"({INTERVAL_NOTE})"] if INTERVAL in rows[0] else []),
         "",
         *(f"alarm    {line}" for line in _alarms(night)),
         f"{_verdict(night)}: {night.decision.reason}",
@@ -293,6 +324,7 @@ def markdown(night: Night, samples: str | None = None, trend: str | None = None)
         f"| {' | '.join(['---'] * len(head))} |",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
+        *([f"{INTERVAL_NOTE.capitalize()}.", ""] if INTERVAL in head else []),
         *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
         "",
         *(f"- **alarm** {line}\n" for line in _alarms(night)),

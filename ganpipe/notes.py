@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 
 from .config import RunConfig
-from .night import CONTROLS, compared
+from .night import compared, control_columns
 from .refs import Decision, EvalReport, ModelRef
 from .runs import RunRecord
 
@@ -153,7 +153,7 @@ def of_run(
         lines += [_headline(decision), "", *_decided(decision, experiment_id), ""]
         lines += [*_table(decision.metric, _columns(decision)), ""] if decision.candidate_scores else []
     elif report is not None:
-        columns = {"best snapshot": report.best.scores} | _controls(report)
+        columns = {"best snapshot": report.best.scores} | control_columns(report.controls)
         lines += [f"**{best_score(report)}**, not asked the gate yet", "", *_table(report.metric, columns), ""]
     source = f"`{config.prepare.source.name}` ({config.prepare.described()}), `{record.dataset.digest[:12]}`"
     lines += [f"- run `{record.run_id}`: {config.gan.name}, seed {config.train.seed}", f"- data set {source}"]
@@ -181,7 +181,7 @@ def of_version(report: EvalReport, ref: ModelRef, decision: Decision | None, exp
         f"{len(best.seeds)} seeds under protocol `{report.protocol_hash}`; data set `{report.dataset_digest[:12]}`. "
         f"{report_link(experiment_id, ref, report)} shows its samples and what is behind the scores.",
         "",
-        *_table(report.metric, {"this version": best.scores} | _controls(report)),
+        *_table(report.metric, {"this version": best.scores} | control_columns(report.controls)),
         "",
         "```",
         f"ganpipe generate models:/{ref.product}/{ref.version} --n 64 --out samples.png",
@@ -250,11 +250,7 @@ def _columns(decision: Decision) -> dict[str, Mapping[str, float]]:
     columns: dict[str, Mapping[str, float]] = {"this version": decision.candidate_scores.scores}
     if decision.champion_scores is not None and decision.champion is not None:
         columns[f"champion (version {decision.champion.version})"] = decision.champion_scores.scores
-    return columns | {CONTROLS.get(control.name, control.name): control.scores for control in decision.controls}
-
-
-def _controls(report: EvalReport) -> dict[str, Mapping[str, float]]:
-    return {CONTROLS.get(control.name, control.name): control.scores for control in report.controls}
+    return columns | control_columns(decision.controls)
 
 
 def _table(first: str, columns: Mapping[str, Mapping[str, float]]) -> list[str]:

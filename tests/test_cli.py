@@ -167,7 +167,7 @@ def test_the_gates_no_is_exit_3(
     assert main(["promote", "tiny", "--version", "7"]) == 3
     assert main(["run", config, "--no-orchestrator"]) == 3
     out = capsys.readouterr().out
-    assert "not promoted: 5 is not below 4.9" in out and "real (floor)" in out
+    assert "not promoted: 5 is not below 4.9" in out and "floor (n=4)" in out
     monkeypatch.setattr("ganpipe.register.promote", lambda *_, **__: decision(promoted=True))
     assert main(["run", config, "--no-orchestrator", "--json"]) == 0
     assert said(capsys)["decision"]["promoted"] is True

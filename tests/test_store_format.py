@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganpipe import runs, sample
+from ganpipe.evaluate.protocol import Protocol
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import EvalReport
@@ -36,6 +37,8 @@ def test_every_kind_of_thing_is_read(old: Store) -> None:
     (report_key,) = [item.key for item in old.list(f"runs/{run_id}/reports") if item.key.endswith(".json")]
     report = EvalReport.model_validate_json(old.read_bytes(report_key))
     assert {control.name for control in report.controls} == {"real", "pca_gaussian", "resampled_train"}
+    assert report.best.intervals == report.best.by_class == {}
+    assert Protocol.model_validate(report.protocol).hash == report.protocol_hash
     pointer, _ = audit.read_pointer(old, "fixture")
     assert pointer.champion is not None
     assert pointer.champion.checkpoint.run_id == run_id

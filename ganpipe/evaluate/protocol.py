@@ -38,6 +38,8 @@ MODE_OVERLAP = "mode_overlap"
 MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_quality": False}
 """Name of every metric of points whose modes are known -> whether lower is better; see `modes.py`."""
 STANDARD_EXTRACTOR = "inception"
+SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
+"""Fields of a protocol that its format 1 had not."""
 
 
 class Controls(BaseModel):
@@ -63,7 +65,7 @@ class Protocol(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     format: Literal[1, 2] = 2
-    """1: before `blocks` and what follows it; such protocols are read, and nothing is measured by them any more."""
+    """1 was without SINCE_2: such protocols are read, and nothing is measured by them any more."""
     extractor: str
     """Name of the feature extractor."""
     weights_sha256: str
@@ -109,8 +111,7 @@ class Protocol(BaseModel):
     @property
     def hash(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON."""
-        later = {"blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows"}
-        stated = self.model_dump(mode="json", exclude=later if self.format == 1 else None)
+        stated = self.model_dump(mode="json", exclude=set(SINCE_2) if self.format == 1 else None)
         canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..config import RunConfig
-from ..refs import EvalReport
+from ..refs import ControlScores, EvalReport
 from ..storage import CorruptObject, Store
 from .exhibits import Exhibits
 from .page import Champion, latent_page, page
@@ -88,7 +88,7 @@ def picture(report: EvalReport) -> bytes:
     metric = report.metric
     points = [(s.checkpoint.images_seen / 1000, s.scores[metric]) for s in report.snapshots]
     points = [(kimg, score) for kimg, score in points if math.isfinite(score)]
-    lines = [(CONTROLS[c.name], c.scores[metric]) for c in report.controls if math.isfinite(c.scores[metric])]
+    lines = [(_labelled(c), c.scores[metric]) for c in report.controls if math.isfinite(c.scores[metric])]
 
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
@@ -129,6 +129,12 @@ def picture(report: EvalReport) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _labelled(control: ControlScores) -> tuple[str, str]:
+    """Label and colour; the floor's label says of how many images it is."""
+    label, colour = CONTROLS[control.name]
+    return f"{control.n} {label}" if control.name == "real" else label, colour
 
 
 def _spread(values: list[float], axes: Axes) -> list[float]:

@@ -97,7 +97,7 @@ def interval(estimates: Sequence[Estimate], bounds: tuple[float, float]) -> tupl
 
 
 def students_quantile(freedom: int, level: float = LEVEL) -> float:
-    """Of Student's distribution, two-sided, to 1e-4 from 10 degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
+    """Of Student's distribution, two-sided, to 2e-4 from 10 degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
     z = NormalDist().inv_cdf((1 + level) / 2)
     terms = (
         (z**3 + z) / 4,

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from ganpipe import evaluate
 from ganpipe.errors import InputError, Interrupted, WorkFailed
 from ganpipe.evaluate import controls, process
-from ganpipe.evaluate.protocol import Controls, Protocol
+from ganpipe.evaluate.protocol import Controls, Protocol, metric_names
+from ganpipe.evaluate.scores import Reference
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
-from ganpipe.refs import CheckpointRef, EvalReport, SnapshotScores
+from ganpipe.refs import CheckpointRef, ControlScores, EvalReport, SnapshotScores
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 
@@ -52,6 +58,18 @@ def test_a_report_holds_every_snapshot_and_the_best_on_other_seeds(
     by_seed = report.best.by_seed["fid_domain"]
     assert len(set(by_seed)) == 2 and report.best.scores["fid_domain"] == pytest.approx(np.mean(by_seed))
     assert Protocol.model_validate(report.protocol).hash == report.protocol_hash
+
+
+def test_every_score_has_its_interval_and_every_class_its_own(report: EvalReport) -> None:
+    for scored in (report.best, *report.snapshots, *report.controls):
+        assert set(scored.intervals) == set(scored.scores) == set(metric_names("domain"))
+        assert all(low <= high for low, high in scored.intervals.values())
+    low, high = report.best.intervals["fid_inf_domain"]
+    assert low < report.best.scores["fid_inf_domain"] < high < report.best.scores["fid_domain"] * 1.5
+    recall = report.control("real").by_class["recall_domain"]
+    assert set(recall) == set(map(str, range(10))) and min(recall.values()) > 0.4
+    worst = report.best.by_class["recall_domain"]
+    assert set(worst) == set(recall) and np.mean(list(worst.values())) < np.mean(list(recall.values()))
 
 
 def test_controls_are_ordered_as_they_should_be(report: EvalReport) -> None:
@@ -103,6 +121,74 @@ def test_a_damaged_reference_is_measured_again(
         scorer = process.Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
         assert "is damaged" in caplog.text
         assert scorer.controls == report.controls and store.read_bytes(key) == sound
+
+
+def test_jobs_that_measure_at_once_agree(
+    run: tuple[Settings, list[CheckpointRef]], report: EvalReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have found nothing when the second one puts its reference there."""
+    store, compute = open_store(run[0].store), controls._compute
+    key = f"reference/{report.dataset_digest}/{report.protocol_hash}.safetensors"
+    store.remove(f"reference/{report.dataset_digest}")
+    meeting = threading.Barrier(2)
+    turns = itertools.count()
+
+    def computed_together(*inputs: Any) -> tuple[Reference, list[ControlScores]]:
+        reference, scores = compute(*inputs)
+        meeting.wait(60)
+        return reference, [score.model_copy(update={"n": next(turns)}) for score in scores]
+
+    monkeypatch.setattr(controls, "_compute", computed_together)
+
+    def prepare(_: int) -> process.Scorer:
+        return process.Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(prepare, range(2))
+    kept, _ = controls._kept(store, key)
+    assert kept is not None and first.controls == second.controls == kept[1]
+    store.remove(f"reference/{report.dataset_digest}")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (
+            lambda features, logits: (features[:, :, None], logits),
+            WorkFailed,
+            r"returned features of shape \(64, 32, 1",
+        ),
+        (lambda features, logits: (features[:1], logits), WorkFailed, r"features of shape \(1, 32\) for 64 images"),
+        (lambda features, logits: (features, logits.sum()), WorkFailed, r"logits of shape \(\) for 64 images"),
+        (lambda features, logits: (features * math.nan, logits), WorkFailed, "NaN or infinite"),
+        (lambda features, logits: (features, logits / 0), WorkFailed, "NaN or infinite"),
+        (lambda features, logits: (features * 0, logits), InputError, "real images have the same features"),
+        (lambda features, logits: (features * 1e30, logits), WorkFailed, "fid_domain is (inf|nan)"),
+    ],
+    ids=["dimensions", "rows", "no rows", "nan", "infinite", "constant", "too large"],
+)
+def test_an_extractor_at_fault_leaves_nothing_in_the_store(
+    run: tuple[Settings, list[CheckpointRef]],
+    shared: tuple[Settings, Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[torch.Tensor, torch.Tensor], Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    settings, dataset = shared
+    store = open_store(settings.store)
+    before = list(store.list("reference"))
+    built = process.build_extractor
+
+    def faulty(*inputs: Any) -> Any:
+        extractor = built(*inputs)
+        extractor.register_forward_hook(lambda _, __, found: fault(*found))
+        return extractor
+
+    monkeypatch.setattr(process, "build_extractor", faulty)
+    with pytest.raises(error, match=message):
+        process.Scorer.prepare(run_config(num_samples=90).evaluate, dataset.digest, store, settings)
+    assert list(store.list("reference")) == before
 
 
 def test_a_small_test_split_states_its_size(run: tuple[Settings, list[CheckpointRef]], report: EvalReport) -> None:

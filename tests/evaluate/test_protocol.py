@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 
@@ -11,8 +13,11 @@ from evaluate_data import run_config
 from ganpipe.errors import InputError
 from ganpipe.evaluate.protocol import (
     METRICS,
+    SINCE_2,
     Controls,
     Protocol,
+    base_name,
+    default_metric,
     differences,
     gate_metric,
     lower_is_better,
@@ -65,6 +70,25 @@ def test_only_inception_gives_a_fid() -> None:
     assert metric_names("inception") == METRICS
     assert set(metric_names("domain")) == {f"{base}_domain" for base in METRICS}
     assert lower_is_better("kid_domain") and not lower_is_better("recall_domain")
+
+
+def test_names_with_underscores_are_told_apart() -> None:
+    assert lower_is_better("fid_inf") and lower_is_better("fid_inf_domain") and lower_is_better("entropy_conditional")
+    assert not lower_is_better("entropy_marginal_domain") and not lower_is_better("coverage")
+    assert default_metric(["kid_domain", "fid_inf_domain", "fid_domain"]) == "fid_domain"
+    assert default_metric(["fid_inf", "fid"]) == "fid"
+    assert base_name("fid_inf_domain") == "fid_inf" and base_name("fid_inference") == "fid" and base_name("f") is None
+    with pytest.raises(InputError, match="'entropy' is no metric"):
+        lower_is_better("entropy")
+
+
+def test_protocols_of_before_keep_their_hash_and_compare_with_none_of_today() -> None:
+    stored = {**PROTOCOL.model_dump(mode="json", exclude=set(SINCE_2)), "format": 1}
+    canonical = json.dumps(stored, sort_keys=True, separators=(",", ":"))
+    before = Protocol.model_validate(stored)
+    assert before.hash == hashlib.sha256(canonical.encode()).hexdigest()[:16] != PROTOCOL.hash
+    with pytest.raises(InputError, match="format: 1 -> 2"):
+        require_same(before, PROTOCOL)
 
 
 def test_seeds_of_two_purposes_share_none() -> None:
