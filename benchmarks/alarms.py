@@ -1,15 +1,16 @@
 """Which alarms which generators raise, on the digits.
 
-    python benchmarks/alarms.py [--seeds 20] [--draws 200] [--run RUN]
+    python benchmarks/alarms.py [--seeds 20] [--draws 200] [--resolution 32] [--runs RUN ...]
 
 Each seed is another partition of the images that the feature extractor was not trained on: 360 that stand for
-generated samples, 360 held-out ones, and the rest to train on. `--run` adds the best snapshot of a run of
-configs/digits-dcgan.yaml in GANPIPE_HOME, as it is and rejected down to some of the classes.
+generated samples, 360 held-out ones, and the rest to train on. `--runs` adds the newest snapshots of runs on the digits
+in GANPIPE_HOME's store, as they are and with samples of some classes only.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, prc_features_to_metric
 
 from ganpipe import prepare, sample
 from ganpipe.config import load_config
@@ -26,17 +28,16 @@ from ganpipe.evaluate.diagnostics import Groups, Real, diagnose
 from ganpipe.evaluate.extractors import Weights, build_extractor
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
-from ganpipe.refs import Diagnostics
 from ganpipe.rng import derive_seed
-from ganpipe.runs import reports
+from ganpipe.runs import checkpoints
 from ganpipe.settings import Settings
-from ganpipe.storage import open_store
+from ganpipe.storage import Store, open_store
 
 N = 360
 ALARMS = ("duplicates", "missing_class", "memorised", "low_quality")
 NOISE = 64
 """Standard deviation, of pixels from 0 to 255, in the matrix."""
-SWEEP = (16, 32, 48, 56, 64, 72, 80, 128)
+SWEEP = (16, 24, 32, 40, 48, 56, 96, 128, 192)
 CONFIG = Path(__file__).parents[1] / "configs" / "digits-dcgan.yaml"
 
 
@@ -51,10 +52,7 @@ class Digits:
     """uint8 images -> features."""
 
     @classmethod
-    def prepare(cls, home: Path) -> Digits:
-        settings = Settings(home=home, store=f"file://{home}/store", tracking_uri="off")
-        store = open_store(settings.store)
-        dataset = Dataset.open(store, prepare.run(load_config(CONFIG), settings).digest)
+    def of(cls, dataset: Dataset, store: Store) -> Digits:
         extractor = build_extractor(Weights("domain", *domain.get_or_train(dataset, store)))
 
         def both(column: str) -> Tensor:
@@ -159,62 +157,71 @@ FURTHER: dict[str, Callable[[Trial], Tensor]] = {
 }
 
 
-def row(name: str, found: Iterable[Diagnostics]) -> str:
-    """A line of the table: how often each alarm was raised, and the range of precisions."""
-    found = list(found)
-    rates = [sum(one.alarm(name).raised for one in found) / len(found) for name in ALARMS]
-    precisions = sorted(one.alarm("low_quality").statistic or 0 for one in found)
-    cells = [*(f"{rate:.1%}".replace(".0%", "%") for rate in rates), f"{precisions[0]:.2f} to {precisions[-1]:.2f}"]
-    return f"| {name} | {found[0].generated} | " + " | ".join(cells) + " |"
+Generators = Iterable[tuple[Trial, Tensor]]
+"""Partitions, and the features of samples in each."""
 
 
-def head(what: str) -> str:
-    return f"\n| {what} | samples | " + " | ".join(ALARMS) + " | precision |\n|" + " --- |" * (len(ALARMS) + 3)
+def table(what: str, rows: Iterable[tuple[str, Generators]], labelled: bool = True) -> None:
+    """Print how often each alarm was raised, and ranges: of the share like training images, and of precision."""
+    print(f"\n| {what} | samples | " + " | ".join(ALARMS) + " | like training images | precision |\n|" + " --- |" * 8)
+    for name, generators in rows:
+        found, precision = [], []
+        for trial, features in generators:
+            real = trial.real(labelled)
+            found.append(diagnose(features, real))
+            precision.append(precision_of(features, real.train_ND))
+        rates = [sum(one.alarm(alarm).raised for one in found) / len(found) for alarm in ALARMS]
+        like = [one.alarm("low_quality").statistic or 0.0 for one in found]
+        cells = [f"{rate:.1%}".replace(".0%", "%") for rate in rates]
+        cells += [f"{min(values):.2f} to {max(values):.2f}" for values in (like, precision)]
+        print(f"| {name} | {found[0].generated} | {' | '.join(cells)} |")
+
+
+def precision_of(features_ND: Tensor, train_ND: Tensor) -> float:
+    return prc_features_to_metric(
+        features_ND, train_ND, prc_neighborhood=3, prc_batch_size=N, save_cpu_ram=False, verbose=False
+    )[KEY_METRIC_PRECISION]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--draws", type=int, default=200, help="of held-out images as samples")
-    parser.add_argument("--run", help="run of configs/digits-dcgan.yaml whose best snapshot is judged as well")
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--runs", nargs="*", default=[], help="whose newest snapshots are judged as well")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        digits = Digits.prepare(Path(home))
-        trials = [Trial.of(digits, seed) for seed in range(max(options.seeds, options.draws))]
-        few = trials[: options.seeds]
-        print(head("generator"))
-        for name, generator in MATRIX.items():
-            print(row(name, (diagnose(generator(trial), trial.real()) for trial in few)))
-        good = [diagnose(trial.held_out_images(), trial.real()) for trial in trials[: options.draws]]
-        print(row(f"held-out real images, {options.draws} draws", good))
-        print(head("further"))
-        for name, generator in FURTHER.items():
-            print(row(name, (diagnose(generator(trial), trial.real()) for trial in few)))
-        print(head("without labels"))
-        for name, generator in MATRIX.items():
-            print(row(name, (diagnose(generator(trial), trial.real(labelled=False)) for trial in few)))
-        good = [diagnose(trial.held_out_images(), trial.real(labelled=False)) for trial in trials[: options.draws]]
-        print(row(f"held-out real images, {options.draws} draws", good))
-        if options.run:
-            print(head(f"best snapshot of {options.run}"))
-            for name, rows in trained(options.run, digits, trials[0], options.seeds):
-                print(row(name, (diagnose(features, trials[0].real()) for features in rows)))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(home=Path(folder), store=f"file://{folder}/store", tracking_uri="off")
+        store = open_store(settings.store)
+        config = load_config(CONFIG, [f"prepare.resolution={options.resolution}"])
+        digits = Digits.of(Dataset.open(store, prepare.run(config, settings).digest), store)
+        few, many = range(options.seeds), range(options.draws)
+
+        def rows(generators: dict[str, Callable[[Trial], Tensor]], seeds: range) -> Iterator[tuple[str, Generators]]:
+            for name, generator in generators.items():
+                yield name, [(trial, generator(trial)) for trial in (Trial.of(digits, seed) for seed in seeds)]
+
+        held_out = {f"held-out real images, {options.draws} draws": Trial.held_out_images}
+        table("generator", itertools.chain(rows(MATRIX, few), rows(held_out, many)))
+        table("further", rows(FURTHER, few))
+        table("classes unknown", itertools.chain(rows(MATRIX, few), rows(held_out, many)), labelled=False)
+        for run in options.runs:
+            table(run, trained(run, digits, few))
 
 
-def trained(run: str, digits: Digits, trial: Trial, seeds: int) -> Iterator[tuple[str, list[Tensor]]]:
-    """Features of a trained generator's samples, one set a seed: all of them, and those of some classes only."""
+def trained(run: str, digits: Digits, seeds: range) -> Iterator[tuple[str, Generators]]:
+    """A trained generator's samples, one set a seed: all of them, and those of some classes only."""
     store = open_store(Settings.from_environment().store)
-    best = reports(store, run)[-1].best.checkpoint
-    loaded = sample.load_generator(store.fetch(best.prefix)["generator.safetensors"])
-    drawn = [digits.see(sample.draw_images(loaded.gan, loaded.module, seed, 5 * N)) for seed in range(seeds)]
-    yield "all classes", [features[:N] for features in drawn]
-    groups = Groups.of(trial.real(), N)
+    loaded = sample.load_generator(store.fetch(checkpoints(store, run)[-1].prefix)["generator.safetensors"])
+    drawn = [digits.see(sample.draw_images(loaded.gan, loaded.module, seed, 5 * N)) for seed in seeds]
+    trials = [Trial.of(digits, seed) for seed in seeds]
+    yield "all classes", [(trial, features[:N]) for trial, features in zip(trials, drawn, strict=True)]
     for kept in ((0, 1, 6), (2, 5, 8)):
-        digit = [groups.of_rows(features) for features in drawn]
-        yield (
-            f"classes {', '.join(map(str, kept))} only",
-            [features[torch.isin(of, torch.tensor(kept))][:N] for features, of in zip(drawn, digit, strict=True)],
-        )
+        sets = []
+        for trial, features in zip(trials, drawn, strict=True):
+            of = Groups.of(trial.real(), N).of_rows(features)
+            sets.append((trial, features[torch.isin(of, torch.tensor(kept))][:N]))
+        yield f"classes {', '.join(map(str, kept))} only", sets
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ class TrainConfig(Section):
     stop: StopConfig
     """When to end."""
     stop_on: tuple[Literal["duplicates"], ...] = ()
-    """Alarms that end a training early, asked of every snapshot's own samples: `duplicates`, when they are nearly the
-    same few images. Early samples of some GANs are, so leave `snapshot_kimg` long enough for the first snapshot."""
+    """Alarms that end a training early when two snapshots in a row raise them: `duplicates`, samples that are nearly
+    the same few images."""
     seed: int | Literal["auto"] = "auto"
     """Seed of initialisation, data order and noise; `auto` derives one from the run's start and records it."""
     start_from: str = "scratch"

@@ -8,14 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEIGHBOURS = 3
-"""Of precision: the manifold's balls reach to the k-th nearest training image."""
 CHUNK = 1024
 """Rows of a distance matrix in memory."""
 
 
-def nearest(rows_ND: Tensor, others_MD: Tensor, k: int = 1, *, same: bool = False) -> tuple[Tensor, Tensor]:
-    """Distances (N, k) to the k nearest of the others, nearest first, and which they are.
+def nearest(rows_ND: Tensor, others_MD: Tensor, *, same: bool = False) -> tuple[Tensor, Tensor]:
+    """Distance (N,) to the nearest of the others, and which it is.
 
     `same`: the rows are the first of the others, and none is its own neighbour.
     """
@@ -26,38 +24,26 @@ def nearest(rows_ND: Tensor, others_MD: Tensor, k: int = 1, *, same: bool = Fals
         if same:
             own = torch.arange(len(part_BD))
             distance_BM[own, start + own] = math.inf
-        index_Bk = distance_BM.topk(k, largest=False).indices
+        index_B = distance_BM.argmin(1)
         # Once more, as cdist's matrix product leaves little of the distances of equal rows.
-        distances.append((part_BD[:, None] - others_MD[index_Bk]).norm(dim=2))
-        indices.append(index_Bk)
+        distances.append((part_BD - others_MD[index_B]).norm(dim=1))
+        indices.append(index_B)
     return torch.cat(distances), torch.cat(indices)
 
 
 @dataclass(frozen=True)
-class Manifold:
-    """Training images, and how far each is from its neighbours."""
+class Nearness:
+    """Rows and their nearest training images."""
 
-    train_ND: Tensor
-    nearest_N: Tensor
-    """Distance to the nearest other one."""
-    reach_N: Tensor
-    """Distance to the k-th nearest other one."""
+    distance_N: Tensor
+    index_N: Tensor
+    relative_N: Tensor
+    """The distance in units of that image's own distance to its nearest other training image. The unit makes dense and
+    sparse classes alike: who leaves the sparse ones out is no memoriser."""
 
     @classmethod
-    def of(cls, train_ND: Tensor) -> Manifold:
-        distance_Nk, _ = nearest(train_ND, train_ND, min(NEIGHBOURS, len(train_ND) - 1), same=True)
-        return cls(train_ND, distance_Nk[:, 0], distance_Nk[:, -1])
-
-    def holds(self, rows_ND: Tensor) -> Tensor:
-        """Which rows lie within reach of a training image: the samples that precision counts (arXiv:1904.06991)."""
-        parts = [(torch.cdist(part, self.train_ND) <= self.reach_N).any(1) for part in rows_ND.split(CHUNK)]
-        return torch.cat(parts)
-
-    def closeness(self, rows_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Distance to the nearest training image in units of that image's own distance to its nearest; and which.
-
-        The unit makes dense and sparse classes alike: who leaves the sparse ones out is no memoriser.
-        """
-        distance_N1, index_N1 = nearest(rows_ND, self.train_ND)
-        smallest = torch.finfo(distance_N1.dtype).tiny
-        return distance_N1[:, 0] / self.nearest_N[index_N1[:, 0]].clamp(min=smallest), index_N1[:, 0]
+    def of(cls, rows_ND: Tensor, train_ND: Tensor, train_own_N: Tensor) -> Nearness:
+        """`train_own_N` are the training images' own distances: `nearest(train_ND, train_ND, same=True)[0]`."""
+        distance_N, index_N = nearest(rows_ND, train_ND)
+        smallest = torch.finfo(distance_N.dtype).tiny
+        return cls(distance_N, index_N, distance_N / train_own_N[index_N].clamp(min=smallest))

@@ -40,6 +40,10 @@ class Progress(BaseModel):
     """Time spent training, over all resumes."""
     device_seconds: float = 0.0
     """The same times the processes that trained: one for each GPU."""
+    alarm: str = ""
+    """Of `train.stop_on`: what the last snapshot raised, in one sentence."""
+    alarms_in_a_row: int = 0
+    """Snapshots up to now that raised one."""
 
 
 Sections = dict[str, dict[str, Tensor]]

@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..refs import CheckpointRef
 from ..runs import RunRecord, RunState, checkpoints, open_run, read_state, write_state
 from ..settings import Settings
 from ..storage import Store, open_store
+from .alarms import over
 from .runlog import run_log
 from .trainer import Trainer
 from .upload import SPOOL, StillWaiting
@@ -48,9 +50,9 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     work = settings.home / "work" / run_id
     work.mkdir(parents=True, exist_ok=True)
     part = recorded(store, run_id, work) if ranks.is_main else taking_part(store, run_id)
-    with alone(work, run_id) if ranks.is_local_main else nullcontext(), part:
+    with alone(work, run_id) if ranks.is_local_main else nullcontext(), part as ending:
         try:
-            newest = _fit(config, record, store, work, ranks, stop)
+            newest = _fit(config, record, store, work, ranks, stop, ending)
         except Interrupted:
             with suppress(RuntimeError):
                 ranks.any(False)  # rank 0 uploads the last checkpoint before anybody leaves
@@ -59,8 +61,15 @@ def train(request: dict[str, Any], stop: StopSignal) -> CheckpointRef:
     return newest
 
 
+@dataclass
+class Ending:
+    """What a training that ended by itself says of it."""
+
+    detail: str = ""
+
+
 def _fit(
-    config: RunConfig, record: RunRecord, store: Store, work: Path, ranks: Ranks, stop: StopSignal
+    config: RunConfig, record: RunRecord, store: Store, work: Path, ranks: Ranks, stop: StopSignal, ending: Ending
 ) -> CheckpointRef:
     trainer = Trainer(config, Dataset.open(store, record.dataset.digest), record.run_id, store, work, ranks)
     log.info(
@@ -71,17 +80,20 @@ def _fit(
     ranks.from_main(trainer.uploads.catch_up)
     if record.start_checkpoint is not None and not ranks.from_main(lambda: checkpoints(store, record.run_id)):
         trainer.warm_start(record.start_checkpoint)
-    return trainer.fit(stop)
+    newest = trainer.fit(stop)
+    ending.detail = trainer.progress.alarm if over(trainer.progress) else ""
+    return newest
 
 
 @contextmanager
-def recorded(store: Store, run_id: str, work: Path) -> Iterator[None]:
+def recorded(store: Store, run_id: str, work: Path) -> Iterator[Ending]:
     """Rank 0 keeps the run's log, and in its state what began or ended it."""
+    ending = Ending()
     with run_log(store, run_id, work):
         _tidy(work)
         write_state(store, run_id, "running")
         try:
-            yield
+            yield ending
         except StillWaiting:  # the store is away, and the run is no more over than before
             raise
         except Interrupted as interruption:
@@ -91,14 +103,14 @@ def recorded(store: Store, run_id: str, work: Path) -> Iterator[None]:
             if not (of_the_peers(error) and read_state(store, run_id) == "failed"):  # the reason is there already
                 _end_state(store, run_id, "failed", str(of_the_disk(error) or error) or type(error).__name__)
             raise
-        write_state(store, run_id, "finished")
+        write_state(store, run_id, "finished", ending.detail)
 
 
 @contextmanager
-def taking_part(store: Store, run_id: str) -> Iterator[None]:
+def taking_part(store: Store, run_id: str) -> Iterator[Ending]:
     """The other ranks leave the records to rank 0, unless the run ends by them."""
     try:
-        yield
+        yield Ending()
     except Interrupted:
         raise
     except Exception as error:

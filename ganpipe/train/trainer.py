@@ -28,6 +28,7 @@ from ..ranks import Ranks
 from ..refs import CheckpointRef
 from ..rng import StepRng, derive_seed
 from ..storage import Store
+from . import alarms
 from .checkpoint import Progress, Sections, computes_bf16, load_checkpoint, machine_facts, write_checkpoint
 from .ema import Ema
 from .metrics import MetricsLog
@@ -92,10 +93,10 @@ class Trainer:
     # --- the loop --------------------------------------------------------------------------------------------------
 
     def fit(self, stop: Stop) -> CheckpointRef:
-        """Train until a limit of `train.stop`, from where the run stands. Returns its last checkpoint, uploaded.
+        """Train until a limit of `train.stop` or alarms of `train.stop_on`, from where the run stands.
 
-        Raises Interrupted, after a checkpoint, when `stop` is requested; NonFinite when a loss or gradient is;
-        StillWaiting when the store took no more checkpoints in the end.
+        Returns its last checkpoint, uploaded. Raises Interrupted, after a checkpoint, when `stop` is requested;
+        NonFinite when a loss or gradient is; StillWaiting when the store took no more checkpoints in the end.
         """
         newest = self._newest_checkpoint()
         saved_images = newest.images_seen if newest else -1
@@ -118,9 +119,10 @@ class Trainer:
                     self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
                     logged_images, busy = self.progress.images_seen, 0.0
                 if snapshot or stopped:
-                    self.snapshot()
+                    self.snapshot(regular=snapshot)
                     saved_images = self.progress.images_seen
                     self._advance(time.monotonic() - clock)
+                    (finished,) = self.ranks.any(self._finished(deadline))  # by alarms
                 if stopped:
                     reason = next(filter(None, self.ranks.gather(stop.reason)))
                     raise Interrupted(
@@ -131,7 +133,7 @@ class Trainer:
             if saved_images < self.progress.images_seen:
                 if busy:
                     self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
-                self.snapshot()
+                self.snapshot(regular=False)
         newest = self.ranks.from_main(lambda: self.uploads.newest or newest)
         assert newest is not None
         return newest
@@ -234,6 +236,7 @@ class Trainer:
             (stop.kimg is not None and self.progress.images_seen >= stop.kimg * 1000)
             or (stop.hours is not None and self.progress.seconds >= stop.hours * 3600)
             or (deadline is not None and datetime.now(UTC) >= deadline)
+            or alarms.over(self.progress)
         )
 
     def _progress_bar(self) -> tqdm:
@@ -274,13 +277,18 @@ class Trainer:
 
     # --- checkpoints -----------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> None:
-        """Hand over to be uploaded: a checkpoint, and a picture of samples of the same noise as ever."""
+    def snapshot(self, *, regular: bool = True) -> None:
+        """Hand over to be uploaded: a checkpoint, and a picture of samples of the same noise as ever.
+
+        `regular` ones are looked at for `train.stop_on`: one more, where a run was interrupted, changes nothing.
+        """
         recipe = self.gan.state_dict()
         rank_states = self.ranks.gather(recipe["rank"])
         if not self.ranks.is_main:
             return
         sample.refresh_batch_norm(self.gan, self.ema.module, self.device)
+        if self.train.stop_on and regular:
+            self.progress = alarms.looked_at(self.progress, self.gan, self.ema.module, self.dataset, self.device)
         images_seen = self.progress.images_seen
         with self.uploads.new_snapshot(images_seen) as snapshot:
             picture = snapshot_picture(self.gan, self.ema.module, self.discriminator, self.dataset, self.device)
