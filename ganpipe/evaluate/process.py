@@ -27,7 +27,7 @@ from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
-from .extractors import build_extractor, find_weights
+from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import (
     Features,
     NotFinite,
@@ -72,11 +72,11 @@ class Scorer:
         require_enough(config, dataset)
         weights = ranks.main_first(lambda: find_weights(config.extractor, dataset, store, settings))
         extractor = build_extractor(weights, ranks.device)
+        shape = sampled(dataset.spec()).shape
+        require_enough(config, dataset, feature_dim(extractor, shape, ranks.device))
         protocol = todays_protocol(config, dataset, weights)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)
-        return cls(
-            protocol, extractor, reference, controls, sampled(dataset.spec()).shape, store, ranks, stop or StopSignal()
-        )
+        return cls(protocol, extractor, reference, controls, shape, store, ranks, stop or StopSignal())
 
     def score(self, checkpoints: Sequence[CheckpointRef], sample_seeds: list[int], what: str) -> list[SnapshotScores]:
         """Scores of each checkpoint: each seed's and their mean. NaN when it makes NaN instead of images.
