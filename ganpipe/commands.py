@@ -100,6 +100,7 @@ def train(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     from . import evaluate
+    from .evaluate.protocol import headline
     from .night import CONTROLS, aligned, compared, mirror_scores
 
     _, config = _begun(args, settings, args.run)
@@ -109,7 +110,9 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     columns |= {CONTROLS.get(control.name, control.name): control.scores for control in report.controls}
     best = f"best snapshot: {report.best.checkpoint.prefix}"
     picture = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.png"
-    return Outcome(report, "\n".join([best, "", *aligned(compared(report.metric, columns)), "", f"report: {picture}"]))
+    under = f"protocol: {headline(report.protocol, report.protocol_hash)}"
+    table = aligned(compared(report.metric, columns))
+    return Outcome(report, "\n".join([best, "", *table, "", under, f"report: {picture}"]))
 
 
 def register(args: argparse.Namespace, settings: Settings) -> Outcome:
@@ -272,10 +275,11 @@ def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
             entry["state"],
             "-" if entry["kimg"] is None else f"{entry['kimg']:g} kimg",
             "-" if entry["best"] is None else f"{entry['metric']} {float(entry['best']):.4g}",
+            "-" if entry["protocol_hash"] is None else entry["protocol_hash"][:8],
         ]
         for entry in listed
     ]
-    header = ["run", "state", "trained", "best"]
+    header = ["run", "state", "trained", "best", "protocol"]
     return Outcome({"runs": listed}, "\n".join(aligned([header, *rows])) if rows else f"no runs in {store.uri}")
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from .config import RunConfig, config_digest
 from .errors import InputError, WorkFailed
+from .evaluate.protocol import headline
 from .refs import CheckpointRef, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
 from .runs import RunRecord, checkpoints, new_run_id, with_seed
 from .settings import Settings
@@ -206,9 +207,11 @@ def mirror_scores(report: EvalReport, settings: Settings) -> None:
 
 def score_rows(night: Night) -> list[list[str]]:
     """metric | model | controls | champion, the gate's metric first."""
+    asked = night.decision.candidate_scores is not None  # afresh, and so perhaps under another protocol than the report
     model = night.decision.candidate_scores or night.report.best
     champion = night.decision.champion_scores
-    others = {CONTROLS.get(control.name, control.name): control.scores for control in night.report.controls}
+    controls = night.decision.controls if asked else night.report.controls
+    others = {CONTROLS.get(control.name, control.name): control.scores for control in controls}
     return compared(
         night.decision.metric, {"model": model.scores, **others, "champion": champion.scores if champion else {}}
     )
@@ -242,6 +245,7 @@ def summary(night: Night, settings: Settings) -> str:
         "",
         *aligned(score_rows(night)),
         "",
+        f"protocol {_protocol(night)}",
         f"{_verdict(night)}: {night.decision.reason}",
         "",
         f"samples  {_place(night.grid)}",
@@ -249,6 +253,14 @@ def summary(night: Night, settings: Settings) -> str:
         f"look     {settings.tracking_uri if remote else 'ganpipe ui'}",
     ]
     return "\n".join(lines)
+
+
+def _protocol(night: Night) -> str:
+    """Of the scores that are shown."""
+    report, decided = night.report, night.decision.protocol_hash
+    if decided in ("", report.protocol_hash):
+        return headline(report.protocol, report.protocol_hash)
+    return f"{decided} (the run's evaluation: {headline(report.protocol, report.protocol_hash)})"
 
 
 def _place(uri: str) -> str:
@@ -278,7 +290,7 @@ def markdown(night: Night, samples: str | None = None, trend: str | None = None)
         "",
         *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
         f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
-        f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",
+        f"data set `{night.dataset.digest[:12]}`; protocol {_protocol(night)}.",
         "",
         f"- samples: `{night.grid}`",
         f"- report: `{night.report_picture}`",

@@ -159,8 +159,13 @@ def _counted(protocol: Protocol) -> dict[str, Any]:
 
 
 def headline(protocol: Mapping[str, Any], hash: str) -> str:
-    """A protocol in a few words, for beside a score: `fid50k-train 0123456789abcdef (inception, 50,000 ...)`."""
+    """A protocol in a few words, for beside a score: `fid50k-train 0123456789abcdef (inception, 50,000 ...)`.
+
+    Of a protocol of another version, whose fields are others, only the hash is told.
+    """
     named = f"{protocol['name']} " if protocol.get("name") else ""
+    if not {"extractor", "n_generated", "n_reference", "reference_split"} <= protocol.keys():
+        return f"{named}{hash}"
     n, reference = protocol["n_generated"], protocol["n_reference"]
     split = "" if protocol["reference_split"] == "all" else f" of {protocol['reference_split']}"
     return f"{named}{hash} ({protocol['extractor']}, {n:,} generated against {reference:,}{split})"

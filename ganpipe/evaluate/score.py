@@ -35,7 +35,7 @@ from .fidelity import (
 )
 from .images import Images, find_dataset, of_dataset, open_images
 from .protocol import POINT_EXTRACTOR, STANDARD_EXTRACTOR, Named, Protocol, named
-from .weights import Weights
+from .weights import WITHOUT_FILE, Weights
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +82,10 @@ def score_images(
     dataset = find_dataset(real, store) if not Path(real).expanduser().exists() else None
     wanted = named(protocol) if protocol else None
     extractor = _extractor(extractor, protocol, wanted, dataset, real)
-    found = (
-        None if extractor in ("domain", POINT_EXTRACTOR) else find_weights(extractor, None, store, settings, weights)
-    )
-    if found is None and weights is not None:
+    if weights is not None and (extractor not in known.KNOWN or extractor in WITHOUT_FILE):
         raise InputError(f"--weights: extractor {extractor} takes no file of weights; leave it out")
+    of_data = extractor in ("domain", POINT_EXTRACTOR)
+    found = None if of_data else find_weights(extractor, None, store, settings, weights)
     if wanted is not None and count not in (None, wanted.n_generated):
         raise InputError(f"--n is {count}, and --protocol {protocol} fixes it at {wanted.n_generated}; leave out --n")
     count = wanted.n_generated if wanted else count
