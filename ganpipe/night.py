@@ -207,10 +207,9 @@ def mirror_scores(report: EvalReport, settings: Settings) -> None:
 
 def score_rows(night: Night) -> list[list[str]]:
     """metric | model | controls | champion, the gate's metric first."""
-    asked = night.decision.candidate_scores is not None  # afresh, and so perhaps under another protocol than the report
     model = night.decision.candidate_scores or night.report.best
     champion = night.decision.champion_scores
-    controls = night.decision.controls if asked else night.report.controls
+    controls = night.report.controls if _one_protocol(night) else night.decision.controls
     others = {CONTROLS.get(control.name, control.name): control.scores for control in controls}
     return compared(
         night.decision.metric, {"model": model.scores, **others, "champion": champion.scores if champion else {}}
@@ -257,10 +256,14 @@ def summary(night: Night, settings: Settings) -> str:
 
 def _protocol(night: Night) -> str:
     """Of the scores that are shown."""
-    report, decided = night.report, night.decision.protocol_hash
-    if decided in ("", report.protocol_hash):
-        return headline(report.protocol, report.protocol_hash)
-    return f"{decided} (the run's evaluation: {headline(report.protocol, report.protocol_hash)})"
+    report = night.report
+    of_report = headline(report.protocol, report.protocol_hash)
+    return of_report if _one_protocol(night) else f"{night.decision.protocol_hash} (the run's evaluation: {of_report})"
+
+
+def _one_protocol(night: Night) -> bool:
+    """Whether the gate scored nothing, or under the protocol of the run's evaluation."""
+    return night.decision.protocol_hash in ("", night.report.protocol_hash)
 
 
 def _place(uri: str) -> str:

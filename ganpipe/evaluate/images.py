@@ -70,12 +70,14 @@ def find_dataset(name: str, store: Store) -> Dataset | None:
     return Dataset.open(store, found[0]) if found else None
 
 
-def open_images(name: str, side: str, most: int, work: Path, settings: Settings, draws: tuple[int, int]) -> Images:
+def open_images(
+    name: str, side: str, most: int, work: Path, settings: Settings, draws: tuple[int, int] | None = None
+) -> Images:
     """What a name stands for: a folder or an archive of image files, `s3://bucket/prefix`, a data set, or a model.
 
     At most `most` are taken, in the order of their names. Pixels of files are kept in the folder `work`, as long as
-    they are needed. A model draws `draws` = (seed, how many). Raises InputError naming the side, and all unreadable
-    files.
+    they are needed. A model draws `draws` = (seed, how many), and is refused without them. Raises InputError naming the
+    side, and all unreadable files.
     """
     path = Path(name).expanduser()
     with _blaming(side):
@@ -87,7 +89,13 @@ def open_images(name: str, side: str, most: int, work: Path, settings: Settings,
             return _of_files(ArchiveSource(path=path, labels="none"), side, most, work)
     if (dataset := find_dataset(name, open_store(settings.store))) is not None:
         return of_dataset(dataset, side, SPLITS, most)
-    return _drawn(name, side, draws, settings)
+    nothing = f"{side}: {name} is no folder, no archive, no s3://bucket/prefix, and no data set of {settings.store}"
+    if draws is None:
+        raise InputError(f"{nothing}; name real images first, and what is scored against them second")
+    try:
+        return _drawn(name, side, *draws, settings)
+    except InputError as error:
+        raise InputError(f"{nothing}, and no model: {error}") from error
 
 
 @contextmanager
@@ -160,17 +168,10 @@ def of_dataset(dataset: Dataset, side: str, splits: Sequence[str], most: int) ->
     return Images(side, f"data set {dataset.digest[:12]}", [column.shape] * len(rows), read, dataset.digest)
 
 
-def _drawn(name: str, side: str, draws: tuple[int, int], settings: Settings) -> Images:
+def _drawn(name: str, side: str, seed: int, count: int, settings: Settings) -> Images:
     from .. import register
 
-    try:
-        weights = register.resolve(name, settings)
-    except InputError as error:
-        raise InputError(
-            f"{side}: {name} is no folder, no archive, no s3://bucket/prefix, no data set of {settings.store}, and no "
-            f"model: {error}"
-        ) from error
-    seed, count = draws
+    weights = register.resolve(name, settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_generator(weights, device)
 

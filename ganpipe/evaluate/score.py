@@ -140,9 +140,7 @@ def _real(real: str, dataset: Dataset | None, wanted: Named | None, work: Path, 
     most = wanted.n_reference if wanted else MAX_REFERENCE
     if dataset is not None:
         return of_dataset(dataset, "REAL", [wanted.reference_split if wanted else "train"], most)
-    if real.startswith("models:/") or real.endswith(".safetensors"):
-        raise InputError(f"REAL: {real} is a model; name real images first, and what is scored against them second")
-    return open_images(real, "REAL", most, work, settings, (0, 0))
+    return open_images(real, "REAL", most, work, settings)
 
 
 # --- what must go together ---------------------------------------------------------------------------------------
