@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from . import __version__, commands
+from . import __version__, commands, measuring
 from .commands import Outcome, say
 from .errors import GanpipeError, InputError, of_the_disk
 from .quiet import keep_to_ourselves, set_up_logging
@@ -94,6 +94,24 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--out", metavar="PATH", required=True, help="x.png: one picture; x.csv: points; otherwise a folder of files"
     )
+
+    added = command("score", measuring.score, "score any images against any others, under a protocol")
+    images = "a folder, an archive, s3://bucket/prefix, or a data set's digest"
+    added.add_argument("real", metavar="REAL", help=images)
+    added.add_argument("generated", metavar="GENERATED", help=f"{images}; or a model, as for `ganpipe generate`")
+    added.add_argument("--extractor", metavar="NAME", help="of features; inception unless given")
+    added.add_argument("--weights", metavar="FILE", help="the extractor's, when they are not in the store")
+    added.add_argument("--protocol", metavar="NAME", help="a named one, like fid50k-train")
+    added.add_argument(
+        "--n", type=_positive, help="images of GENERATED; otherwise all, and a model draws as many as REAL"
+    )
+    added.add_argument("--seed", type=int, default=0, help="of what a model draws")
+    added.add_argument("--allow-few", action="store_true", help="even with fewer images than features")
+
+    added = command("weights", measuring.weights, "list the weights of extractors in the store, or add a file to them")
+    added.add_argument("action", metavar="add", nargs="?", choices=("add",), help="keep FILE for all machines")
+    added.add_argument("file", metavar="FILE", nargs="?", help="safetensors, or a state dictionary in torch's format")
+    added.add_argument("--extractor", metavar="NAME", help="whose they are, for a file that is no official one")
 
     command("runs", commands.runs, "list the runs of the store")
 

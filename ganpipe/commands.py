@@ -100,6 +100,7 @@ def train(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     from . import evaluate
+    from .evaluate.protocol import headline
     from .night import aligned, compared, control_columns, mirror_scores
 
     _, config = _begun(args, settings, args.run)
@@ -109,7 +110,8 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     best = f"best snapshot: {report.best.checkpoint.prefix}"
     page = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.html"
     table = aligned(compared(report.metric, columns, report.best.intervals))
-    return Outcome(report, "\n".join([best, "", *table, "", f"report: {page}"]))
+    under = f"protocol: {headline(report.protocol, report.protocol_hash)}"
+    return Outcome(report, "\n".join([best, "", *table, "", under, f"report: {page}"]))
 
 
 def register(args: argparse.Namespace, settings: Settings) -> Outcome:
@@ -273,10 +275,11 @@ def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
             entry["state"],
             "-" if entry["kimg"] is None else f"{entry['kimg']:g} kimg",
             "-" if entry["best"] is None else f"{entry['metric']} {float(entry['best']):.4g}",
+            "-" if entry["protocol_hash"] is None else entry["protocol_hash"][:8],
         ]
         for entry in listed
     ]
-    header = ["run", "state", "trained", "best"]
+    header = ["run", "state", "trained", "best", "protocol"]
     return Outcome({"runs": listed}, "\n".join(aligned([header, *rows])) if rows else f"no runs in {store.uri}")
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from .config import config_to_json, differences
 from .errors import InputError
-from .evaluate.protocol import Protocol, require_same
+from .evaluate.protocol import Protocol, headline, require_same
 from .night import aligned
 from .refs import EvalReport
 from .runs import checkpoints, open_run, read_state, reports
@@ -23,7 +23,8 @@ def comparison(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
 
     `runs`: each run's state and progress; `differences`: of every other run to the first, `field: first -> other`;
     `scores`: metric -> run -> mean, spread (standard deviation) and number of sample seeds of its best snapshot;
-    `refused`: why scores are missing, when they were measured under unlike protocols. Raises InputError for no run.
+    `protocol`: all its fields; `refused`: why scores are missing, when they were measured under unlike protocols.
+    Raises InputError for no run.
     """
     evaluations = {run_id: reports(store, run_id) for run_id in run_ids}
     made = {run_id: _made_of(store, run_id) for run_id in run_ids}
@@ -33,6 +34,7 @@ def comparison(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:
         "runs": [_progress(store, run_id, chosen.get(run_id)) for run_id in run_ids],
         "differences": {run_id: differences(made[first], made[run_id]) for run_id in others},
         "protocol_hash": None if refused else next((report.protocol_hash for report in chosen.values()), None),
+        "protocol": None if refused else next((report.protocol for report in chosen.values()), None),
         "scores": {} if refused else _scores(chosen),
         "refused": refused,
     }
@@ -61,6 +63,8 @@ def _comparable(evaluations: dict[str, list[EvalReport]]) -> tuple[dict[str, Eva
 
 
 def _require_same(first: EvalReport, other: EvalReport) -> None:
+    if (first.protocol_hash, first.best.seeds) == (other.protocol_hash, other.best.seeds):
+        return
     try:
         protocols = [Protocol.model_validate(report.protocol) for report in (first, other)]
     except ValidationError as error:
@@ -124,7 +128,8 @@ def readable(result: dict[str, Any]) -> str:
     elif result["scores"]:
         seeds = {entry["seeds"] for by_run in result["scores"].values() for entry in by_run.values()}
         many = "/".join(map(str, sorted(seeds)))
-        lines.append(f"(mean ± standard deviation over {many} sample seeds, protocol {result['protocol_hash']})")
+        under = headline(result["protocol"], result["protocol_hash"])
+        lines.append(f"(mean ± standard deviation over {many} sample seeds, protocol {under})")
     for run_id, changed in result["differences"].items():
         lines += ["", f"{runs[0]['run_id']} -> {run_id}", *(f"  {line}" for line in changed or ["no difference"])]
     return "\n".join(lines)

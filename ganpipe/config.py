@@ -125,16 +125,16 @@ class TrainConfig(Section):
         return self.micro_batch or self.batch
 
 
-FEATURE_DIMENSIONS = {"domain": 32, "inception": 2048, "point": 2}
-"""Extractor -> length of its feature vectors."""
-
-
 class EvaluateConfig(Section):
     """Stage 3: from checkpoints to scores."""
 
-    extractor: Literal["domain", "inception", "point"] = "domain"
-    """Features: torch-fidelity's Inception, or a small classifier trained on the data's own extractor split. Points
-    have `point`, their default: the coordinates themselves."""
+    protocol: str | None = None
+    """A named protocol: `fid50k-train`, `fid10k-train` or `fid10k-test`. It fixes `extractor` and `num_samples`, and
+    which images are measured against; null: training images, at most 50,000."""
+    extractor: str = "domain"
+    """Features: torch-fidelity's `inception`, or `domain`, a small classifier trained on the data's own extractor
+    split; any other extractor of torch-fidelity (`vgg16`, `clip-vit-b-32`, `dinov2-vit-b-14`, ...), or a torch module
+    as `package.module:factory`. Points have `point`, their default: the coordinates themselves."""
     num_samples: int | None = Field(None, ge=2)
     """Images on the generated side of each score; null: as many as there are held-out images, the floor."""
     select_seeds: int = Field(1, ge=1, le=100)
@@ -143,6 +143,20 @@ class EvaluateConfig(Section):
     """Other sample seeds that the best snapshot is scored with, and candidate and champion by the gate."""
     allow_few: bool = False
     """Score even when there are fewer images than the feature dimension supports; the numbers mean little then."""
+
+    @field_validator("extractor")
+    @classmethod
+    def _known_extractor(cls, value: str) -> str:
+        from .evaluate.known import check_name
+
+        return check_name(value)  # an InputError is a ValueError
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_protocol_says(cls, value: Any) -> Any:
+        from .evaluate.protocol import with_fixed
+
+        return with_fixed(value)
 
 
 class Requirement(Section):
@@ -198,7 +212,7 @@ class RunConfig(Section):
     """The recipe: `name` picks it from GANS, the other fields are its own."""
     train: TrainConfig
     """Stage 2."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     """Stage 3."""
     registration: RegisterConfig = Field(alias="register")
     """Stage 4."""

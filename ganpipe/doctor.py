@@ -55,7 +55,7 @@ def examine(config: RunConfig | None, settings: Settings) -> list[Check]:
         import mlflow  # noqa: F401
     if config is not None:
         from .prepare import sources  # noqa: F401
-    if config is not None and config.evaluate.extractor == "inception":
+    if config is not None and config.evaluate.extractor not in ("domain", "point"):
         from .evaluate import extractors  # noqa: F401
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
@@ -229,13 +229,19 @@ def _data(config: RunConfig) -> str:
 
 
 def _weights(config: RunConfig, settings: Settings) -> str:
-    if config.evaluate.extractor != "inception":
-        return f"evaluate.extractor {config.evaluate.extractor} needs none"
-    from .evaluate.extractors import INCEPTION_PREFIX, local_inception, nowhere
-    from .storage import MANIFEST
+    extractor = config.evaluate.extractor
+    if extractor in ("domain", "point"):
+        return f"evaluate.extractor {extractor} needs none"
+    from .evaluate.known import KNOWN
+    from .evaluate.weights import WITHOUT_FILE, in_store, local_file, nowhere
 
+    if extractor not in KNOWN or extractor in WITHOUT_FILE:
+        from .evaluate.extractors import find_weights
+
+        found = find_weights(extractor, None, open_store(settings.store), settings)
+        return f"{extractor}: state of sha256 {found.sha256[:12]}"
     store = open_store(settings.store)
-    path = local_inception(settings)
-    if path is None and not store.exists(f"{INCEPTION_PREFIX}/{MANIFEST}"):
-        raise nowhere(store)
-    return f"Inception's: {path or f'{store.uri}/{INCEPTION_PREFIX}'}"
+    path = local_file(extractor, settings)
+    if path is None and not in_store(extractor, store):
+        raise nowhere(extractor, store)
+    return f"{extractor}: {path[0] if path else f'{store.uri}/extractors/{extractor}'}"

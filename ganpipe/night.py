@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from .config import RunConfig, config_digest
 from .errors import InputError, WorkFailed
+from .evaluate.protocol import headline
 from .refs import CheckpointRef, ControlScores, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
 from .runs import RunRecord, checkpoints, new_run_id, with_seed
 from .settings import Settings
@@ -215,7 +216,7 @@ def score_rows(night: Night) -> list[list[str]]:
     """metric | model | controls | champion, the gate's metric first."""
     model = night.decision.candidate_scores or night.report.best
     champion = night.decision.champion_scores
-    others = control_columns(night.report.controls)
+    others = control_columns(night.report.controls if _one_protocol(night) else night.decision.controls)
     return compared(
         night.decision.metric,
         {"model": model.scores, **others, "champion": champion.scores if champion else {}},
@@ -278,6 +279,7 @@ def summary(night: Night, settings: Settings) -> str:
         *aligned(rows := score_rows(night)),
         *([f"({INTERVAL_NOTE})"] if INTERVAL in rows[0] else []),
         "",
+        f"protocol {_protocol(night)}",
         *(f"alarm    {line}" for line in _alarms(night)),
         f"{_verdict(night)}: {night.decision.reason}",
         "",
@@ -292,6 +294,18 @@ def _alarms(night: Night) -> list[str]:
     """Those that the best snapshot raises."""
     diagnostics = night.report.diagnostics
     return [f"{alarm.name}: {alarm.detail}" for alarm in diagnostics.raised] if diagnostics else []
+
+
+def _protocol(night: Night) -> str:
+    """Of the scores that are shown."""
+    report = night.report
+    of_report = headline(report.protocol, report.protocol_hash)
+    return of_report if _one_protocol(night) else f"{night.decision.protocol_hash} (the run's evaluation: {of_report})"
+
+
+def _one_protocol(night: Night) -> bool:
+    """Whether the gate scored nothing, or under the protocol of the run's evaluation."""
+    return night.decision.protocol_hash in ("", night.report.protocol_hash)
 
 
 def _place(uri: str) -> str:
@@ -330,7 +344,7 @@ def markdown(night: Night, samples: str | None = None, trend: str | None = None)
         *(f"- **alarm** {line}\n" for line in _alarms(night)),
         *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
         f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
-        f"data set `{night.dataset.digest[:12]}`; protocol `{night.report.protocol_hash[:12]}`.",
+        f"data set `{night.dataset.digest[:12]}`; protocol {_protocol(night)}.",
         "",
         f"- samples: `{night.grid}`",
         f"- report: {_linked(night)}",

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 
 from .config import RunConfig
+from .evaluate.protocol import headline
 from .night import compared, control_columns
 from .refs import Decision, EvalReport, ModelRef
 from .runs import RunRecord
@@ -158,7 +159,8 @@ def of_run(
     source = f"`{config.prepare.source.name}` ({config.prepare.described()}), `{record.dataset.digest[:12]}`"
     lines += [f"- run `{record.run_id}`: {config.gan.name}, seed {config.train.seed}", f"- data set {source}"]
     if report is not None:
-        lines.append(f"- best at {report.best.checkpoint.images_seen / 1000:g} kimg, protocol `{report.protocol_hash}`")
+        under = headline(report.protocol, report.protocol_hash)
+        lines.append(f"- best at {report.best.checkpoint.images_seen / 1000:g} kimg, protocol {under}")
     if record.flow_run_id:
         lines.append(f"- Prefect's flow run `{record.flow_run_id}`")
     return _note(
@@ -178,8 +180,9 @@ def of_version(report: EvalReport, ref: ModelRef, decision: Decision | None, exp
     return _note(
         *lines,
         f"{run_link(experiment_id, ref)} after {best.checkpoint.images_seen / 1000:g} kimg, scored on "
-        f"{len(best.seeds)} seeds under protocol `{report.protocol_hash}`; data set `{report.dataset_digest[:12]}`. "
-        f"{report_link(experiment_id, ref, report)} shows its samples and what is behind the scores.",
+        f"{len(best.seeds)} seeds under protocol {headline(report.protocol, report.protocol_hash)}; data set "
+        f"`{report.dataset_digest[:12]}`. {report_link(experiment_id, ref, report)} shows its samples and what is "
+        "behind the scores.",
         "",
         *_table(report.metric, {"this version": best.scores} | control_columns(report.controls)),
         "",

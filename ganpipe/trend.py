@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 
 NIGHTS = 60
 """As many as are shown: the newest."""
-COLOURS = ("#22577a", "#c1440e", "#2a9d5c", "#7b4fa3", "#8a6d00")
+COLOURS = ("#22577a", "#c1440e", "#2a9d5c", "#7b4fa3", "#8a6d00", "#c2185b", "#00838f", "#5d4037", "#6d8b00", "#455a64")
 """Of protocols, one after the other."""
+LINES = ("-", "--", ":")
+"""From the eleventh protocol on a colour comes again, with another kind of line."""
 INK, PALE = "#333333", "#bbbbbb"
 
 Answer = Literal["promoted", "not promoted", "not asked"]
@@ -152,7 +154,14 @@ def _scores(axes: Axes, rows: list[NightRow]) -> None:
         points = {night: row.score for night, row in of_kind if row.score is not None}
         label = f"{metric}, protocol {protocol[:8]}"
         axes.plot(
-            list(points), list(points.values()), color=colour, marker="o", markersize=4, linewidth=1.4, label=label
+            list(points),
+            list(points.values()),
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=1.4,
+            label=label,
+            linestyle=LINES[number // len(COLOURS) % len(LINES)],
         )
     stars = [(night, row) for night, row in enumerate(rows) if row.answer == "promoted" and row.score is not None]
     for night, row in stars:

@@ -18,7 +18,7 @@ from tiny import tiny_raw
 from ganpipe.cli import main
 from ganpipe.config import load_config
 from ganpipe.errors import InputError
-from ganpipe.night import aligned, git_state, night
+from ganpipe.night import aligned, git_state, night, score_rows, summary
 from ganpipe.settings import Settings
 from ganpipe.storage import Store
 
@@ -167,7 +167,7 @@ def test_the_gates_no_is_exit_3(
     assert main(["promote", "tiny", "--version", "7"]) == 3
     assert main(["run", config, "--no-orchestrator"]) == 3
     out = capsys.readouterr().out
-    assert "not promoted: 5 is not below 4.9" in out and "floor (n=4)" in out
+    assert "not promoted: 5 is not below 4.9" in out and "floor (n=4)" in out and f"protocol {'p' * 16}" in out
     monkeypatch.setattr("ganpipe.register.promote", lambda *_, **__: decision(promoted=True))
     assert main(["run", config, "--no-orchestrator", "--json"]) == 0
     assert said(capsys)["decision"]["promoted"] is True
@@ -186,6 +186,19 @@ def test_a_night_calls_every_stage_once_in_order(monkeypatch: pytest.MonkeyPatch
     record = calls[1][1]
     assert record.created == started and record.git == git_state()
     assert night(config, settings, started=datetime.now(UTC)).run_id != first.run_id, "a new night is a new run"
+
+
+def test_controls_of_another_protocol_do_not_stand_beside_the_gates_scores(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    replace_stages(monkeypatch)
+    monkeypatch.setattr(
+        "ganpipe.register.promote", lambda *_, **__: decision().model_copy(update={"protocol_hash": "q" * 16})
+    )
+    settings = settings.model_copy(update={"tracking_uri": "sqlite:///nowhere.db"})
+    result = night(load_config(tiny_raw()), settings, started=datetime.now(UTC))
+    assert score_rows(result)[0] == ["metric", "model", "champion"]
+    assert "q" * 16 in summary(result, settings)
 
 
 def test_missing_inception_weights_are_told_before_a_training(

@@ -108,7 +108,8 @@ def test_runs_tells_the_best_score(old: Store, capsys: pytest.CaptureFixture[str
     report = runs.reports(old, run["run_id"])[0]
     assert run["best"] == report.best.scores[report.metric] and run["metric"] == report.metric
     assert main(["runs"]) == 0
-    assert f"{report.metric} {run['best']:.4g}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{report.metric} {run['best']:.4g}" in out and report.protocol_hash[:8] in out
 
 
 # --- pull --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Stage 3: from checkpoints to scores, each with its protocol and its controls.
 
-protocol.py says what a score depends on; extractors.py and domain.py turn images into features, which fidelity.py
-collects; scores.py makes numbers of them (frechet.py, manifold.py, modes.py, by_class.py), resampling.py their
-intervals, diagnostics.py alarms; controls.py measures what is no GAN; process.py is the child process that does it;
-exhibits.py makes what there is to see, page.py a page of it, and report.py keeps the result.
+protocol.py says what a score depends on; known.py names the extractors, weights.py finds their files, extractors.py and
+domain.py turn images into features, which fidelity.py collects; scores.py makes numbers of them (frechet.py,
+manifold.py, modes.py, by_class.py), resampling.py their intervals, diagnostics.py alarms; controls.py measures what is
+no GAN; process.py is the child process that does it; exhibits.py makes what there is to see, page.py a page of it, and
+report.py keeps the result. images.py and score.py are `ganpipe score`.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ class ScoreRequest(BaseModel):
 
 
 def check(config: RunConfig, settings: Settings) -> None:
-    """What would stop an evaluation, told before a training. Raises InputError when Inception's weights are missing."""
-    if config.evaluate.extractor == "inception":
-        from .extractors import find_inception
+    """What would stop an evaluation, told before a training. Raises InputError when the extractor cannot be had."""
+    if config.evaluate.extractor not in ("domain", "point"):
+        from .extractors import find_weights
 
-        find_inception(open_store(settings.store), settings)
+        find_weights(config.evaluate.extractor, None, open_store(settings.store), settings)
 
 
 def run(config: RunConfig, run_id: str, settings: Settings) -> EvalReport:

@@ -149,12 +149,13 @@ def _compute(
     dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, ranks: Ranks
 ) -> tuple[Reference, list[ControlScores]]:
     kind = sampled(dataset.spec()).kind
-    train = dataset.column(kind, protocol.reference_split)[: protocol.n_reference]
-    test = dataset.column(kind, protocol.control_split)[: protocol.n_generated]
-    known = extract(extractor, len(train), rows_of(train), ranks, f"real {kind}s")
-    held_out = extract(extractor, len(test), rows_of(test), ranks, f"held-out {kind}s")
+    real = dataset.column(kind, protocol.reference_split)[: protocol.n_reference]
+    others = dataset.column(kind, protocol.held_out)[: protocol.n_generated]
+    known = extract(extractor, len(real), rows_of(real), ranks, f"real {kind}s")
+    held_out = extract(extractor, len(others), rows_of(others), ranks, f"held-out {kind}s")
     classes = domain.class_names(dataset) if protocol.extractor == "domain" else ()
     reference = Reference.of(known, protocol, classes)
+    train, seen = (real, known) if protocol.reference_split == "train" else (others, held_out)
     gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)
     n = protocol.n_generated
 
@@ -163,16 +164,16 @@ def _compute(
         return extract(extractor, n, rows_of(images), ranks, f"PCA-Gaussian {index + 1}")
 
     def draw_memoriser(index: int) -> Features:
-        rows = torch.randint(len(known), (n,), generator=generator_for("cpu", "control", "resampled_train", index))
-        return Features(known.features_ND[rows], known.logits_NK[rows])
+        rows = torch.randint(len(seen), (n,), generator=generator_for("cpu", "control", "resampled_train", index))
+        return Features(seen.features_ND[rows], seen.logits_NK[rows])
 
     draws = range(protocol.controls.draws)
     drawn = [(draw, index) for draw in (draw_gaussian, draw_memoriser) for index in draws]
     sets: list[Callable[[], Features]] = [lambda: held_out, *(partial(draw, index) for draw, index in drawn)]
-    first, *others = measure_all(sets, reference, protocol, ranks, "controls")
+    first, *of_draws = measure_all(sets, reference, protocol, ranks, "controls")
     if len(held_out) < n:
         log.warning("the floor is made of all %d held-out images, the other scores of %d images", len(held_out), n)
-    scores = {"pca_gaussian": others[: len(draws)], "resampled_train": others[len(draws) :]}
+    scores = {"pca_gaussian": of_draws[: len(draws)], "resampled_train": of_draws[len(draws) :]}
     made = [("real", len(held_out), [first]), *((name, n, rows) for name, rows in scores.items())]
     return reference, [
         ControlScores(name=name, n=count, **mean_of(rows).model_dump(exclude={"format"})) for name, count, rows in made

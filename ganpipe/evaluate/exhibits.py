@@ -167,7 +167,7 @@ def make_exhibits(
     return Exhibits(
         seed=seed,
         samples=_picture(images_of(loaded, seed, range(count), device)),
-        real=_picture(np.array(dataset.column("image", protocol.control_split)[:count])),
+        real=_picture(np.array(dataset.column("image", protocol.held_out)[:count])),
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
         searched=len(distance_N),

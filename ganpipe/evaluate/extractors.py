@@ -1,61 +1,46 @@
-"""From images to features: torch-fidelity's Inception and the `domain` classifier, by one interface; points are theirs.
+"""From images to features, by one interface: torch-fidelity's extractors, the `domain` classifier, any torch module.
 
-All are torch-fidelity extractors and registered with it, so that its own `calculate_metrics` runs on them too.
+All are torch-fidelity extractors. Those that calculate_metrics can make by itself are registered with it, too.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import io
 import json
-import logging
-import pickle
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch_fidelity
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity import FeatureExtractorBase, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_clip import FeatureExtractorCLIP, build_model
+from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA as DINOV2
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from ..errors import InputError
+from ..errors import InputError, WorkFailed
 from ..prepare.manifest import Dataset
 from ..settings import Settings
 from ..spec import Mixture, sampled
-from ..storage import MANIFEST, Store, sha256_of_bytes, sha256_of_file
+from ..storage import Store, sha256_of_bytes
 from . import domain
+from .known import INCEPTION, KNOWN, OWN_INCEPTION, is_module
 from .protocol import POINT_EXTRACTOR
+from .weights import Weights, find_file, read_state
 
-log = logging.getLogger(__name__)
-
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-INCEPTION_SHA256 = "6726825d"
-"""First digits of the official file's sha256, as its name states them."""
-INCEPTION_PREFIX = "extractors/inception"
-INCEPTION_STORED = "inception.safetensors"
 LABELLED_METRIC = "isc"
 """The one metric that reads class probabilities; the others read features."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What a feature extractor is made of: weights in a local file, or the mixture that points were drawn from."""
-
-    extractor: str
-    """`domain`, `inception` or `point`."""
-    content: Path | Mixture
-    sha256: str
-    """Of the original file; a mirrored copy in another format keeps it. Of a mixture's JSON."""
+UNFIT = (RuntimeError, SafetensorError, KeyError, ValueError, AttributeError, IndexError, TypeError)
+"""What networks raise that are given a state dictionary of another one."""
 
 
 class DomainExtractor(FeatureExtractorBase):
     """The classifier of `domain.py`: features (N, 32) and logits (N, classes) of uint8 images (N, C, H, W)."""
 
     feature_dim = domain.FEATURES
-    resize = f"average pooling to at most {domain.MAX_SIDE} px"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Path | str, **_: Any):
         super().__init__(name, features_list)
@@ -91,17 +76,36 @@ class InceptionExtractor(FeatureExtractorInceptionV3):
     """
 
     feature_dim = 2048
-    resize = "bilinear to 299 px like TensorFlow 1"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Path | str, **kwargs: Any):
-        # The parent unpickles whatever file it is given: it gets a stream of our own making, from tensors alone.
-        stream = io.BytesIO()
-        torch.save(_read_state(Path(feature_extractor_weights_path)), stream)
-        stream.seek(0)
+        stream = _as_stream(read_state(Path(feature_extractor_weights_path)))
         super().__init__(name, features_list, feature_extractor_weights_path=stream, **kwargs)
 
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, ...]:
-        return super().forward(images_NCHW.expand(-1, 3, -1, -1) if images_NCHW.shape[1] == 1 else images_NCHW)
+        return super().forward(_coloured(images_NCHW))
+
+
+def _as_stream(state: dict[str, Tensor]) -> io.BytesIO:
+    """torch-fidelity unpickles whatever file it is given: it gets a stream of our own making, from tensors alone."""
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    stream.seek(0)
+    return stream
+
+
+def _coloured(images_NCHW: Tensor) -> Tensor:
+    return images_NCHW.expand(-1, 3, -1, -1) if images_NCHW.shape[1] == 1 else images_NCHW
+
+
+class ClipExtractor(FeatureExtractorCLIP):
+    """torch-fidelity's CLIP from a state dictionary; its own constructor wants TorchScript."""
+
+    def __init__(self, name: str, features_list: list[str], state: dict[str, Tensor]):
+        FeatureExtractorBase.__init__(self, name, features_list)
+        self.feature_extractor_internal_dtype = torch.float32
+        self.model = build_model(dict(state), torch.float32)
+        self.resolution = self.model.visual.input_resolution
+        self.requires_grad_(False)
 
 
 class PointExtractor(FeatureExtractorBase):
@@ -111,7 +115,6 @@ class PointExtractor(FeatureExtractorBase):
     """
 
     feature_dim = 2
-    resize = "none"
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Mixture, **_: Any):
         super().__init__(name, features_list)
@@ -135,11 +138,56 @@ class PointExtractor(FeatureExtractorBase):
         return tuple({"features": points_N2, "distances": distances_NM}[name] for name in self.features_list)
 
 
+class ModuleExtractor(FeatureExtractorBase):
+    """Features (N, D) that a module makes of uint8 images (N, C, H, W), alone or first in a tuple; no logits.
+
+    Raises WorkFailed when the module does, or when it returns anything else.
+    """
+
+    def __init__(self, name: str, module: nn.Module, feature_dim: int | None, coloured: bool):
+        """`feature_dim` None: whatever comes. `coloured`: grey images are repeated to three channels."""
+        super().__init__(name, ["features"])
+        self.module = module.requires_grad_(False).eval()
+        self.feature_dim = feature_dim
+        self.coloured = coloured
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("features",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        shape = tuple(images_NCHW.shape)
+        try:
+            made = self.module(_coloured(images_NCHW) if self.coloured else images_NCHW)
+        except Exception as error:  # it is anybody's code
+            raise WorkFailed(
+                f"extractor {self.name} failed on uint8 images of shape {shape}: {type(error).__name__}: {error}"
+            ) from error
+        features = made[0] if isinstance(made, tuple | list) and made else made
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != shape[0]:
+            what = f"shape {tuple(features.shape)}" if isinstance(features, Tensor) else f"type {type(made).__name__}"
+            raise WorkFailed(
+                f"extractor {self.name} returned {what} for {shape[0]} images; features of shape ({shape[0]}, D) are "
+                "wanted, alone or first in a tuple"
+            )
+        return features.float(), features.new_empty(shape[0], 0, dtype=torch.float32)
+
+
 EXTRACTORS: dict[str, type[DomainExtractor] | type[InceptionExtractor] | type[PointExtractor]] = {
     "domain": DomainExtractor,
-    "inception": InceptionExtractor,
-    "point": PointExtractor,
+    INCEPTION: InceptionExtractor,
+    OWN_INCEPTION: InceptionExtractor,
+    POINT_EXTRACTOR: PointExtractor,
 }
+"""Those that return logits or distances besides features."""
 
 
 def registered_name(extractor: str) -> str:
@@ -152,99 +200,124 @@ for _name, _extractor in EXTRACTORS.items():
 
 
 def build_extractor(weights: Weights, device: torch.device | str = "cpu") -> FeatureExtractorBase:
-    """The extractor, ready for use: it returns (features, logits).
+    """The extractor, ready for use: it returns (features, logits), the latter (N, 0) where there are no classes.
 
     Raises InputError when the weights' file does not fit it.
     """
-    extractor = EXTRACTORS[weights.extractor]
     content: Any = weights.content
-    layers = [extractor.get_default_feature_layer_for_metric(metric) for metric in ("fid", LABELLED_METRIC)]
+    if isinstance(content, nn.Module):
+        return _of_module(weights.extractor, content).to(device)
     try:
-        built = extractor(registered_name(weights.extractor), layers, feature_extractor_weights_path=content)
-    except (RuntimeError, SafetensorError, KeyError, ValueError) as error:
+        if weights.extractor in EXTRACTORS:
+            made = EXTRACTORS[weights.extractor]
+            layers = [made.get_default_feature_layer_for_metric(metric) for metric in ("fid", LABELLED_METRIC)]
+            built = made(registered_name(weights.extractor), layers, feature_extractor_weights_path=content)
+        else:
+            built = _of_module(weights.extractor, _torch_fidelitys(weights.extractor, read_state(content)))
+    except UNFIT as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(
             f"{weights.content} does not hold weights of the {weights.extractor} extractor: {error}"
         ) from error
     return built.to(device)
 
 
-def find_weights(extractor: str, dataset: Dataset, store: Store, settings: Settings) -> Weights:
+def _of_module(extractor: str, module: nn.Module) -> ModuleExtractor:
+    dim = KNOWN[extractor].feature_dim if extractor in KNOWN else None
+    return ModuleExtractor(extractor, module, dim, coloured=not is_module(extractor))
+
+
+def _torch_fidelitys(extractor: str, state: dict[str, Tensor]) -> nn.Module:
+    made = FEATURE_EXTRACTORS_REGISTRY[extractor]
+    layers = [made.get_default_feature_layer_for_metric("fid")]
+    if issubclass(made, FeatureExtractorCLIP):
+        return ClipExtractor(extractor, layers, state)
+    built: nn.Module = made(extractor, layers, feature_extractor_weights_path=_as_stream(state))
+    return built
+
+
+@torch.no_grad()
+def feature_dim(extractor: FeatureExtractorBase, shape: tuple[int, ...], device: torch.device | str = "cpu") -> int:
+    """Length of its feature vectors for images of shape (C, H, W): what is known, or what it makes of two black ones.
+
+    Raises WorkFailed when it makes none.
+    """
+    known: int | None = extractor.feature_dim
+    return known or extractor(torch.zeros(2, *shape, dtype=torch.uint8, device=device))[0].shape[1]
+
+
+# --- what they are made of ---------------------------------------------------------------------------------------
+
+
+def find_weights(
+    extractor: str, dataset: Dataset | None, store: Store, settings: Settings, given: Path | None = None
+) -> Weights:
     """The weights to measure this data set with; the domain classifier is trained when nobody did so before.
 
-    Raises InputError saying where Inception's weights can be put, or why no classifier can be trained.
+    `given` is a file to take. Raises InputError saying where weights can be put, or why there can be none.
     """
-    if extractor == "domain":
-        path, sha256 = domain.get_or_train(dataset, store)
-        return Weights(extractor, path, sha256)
-    if extractor == POINT_EXTRACTOR:
+    if extractor in ("domain", POINT_EXTRACTOR):
+        if dataset is None:
+            raise InputError(f"extractor {extractor} is made from a prepared data set, and there is none")
+        if extractor == "domain":
+            return Weights(extractor, *domain.get_or_train(dataset, store))
         if (mixture := sampled(dataset.spec()).mixture) is None:
             raise InputError(
                 f"data set {dataset.digest[:12]} holds no points of known modes; leave out evaluate.extractor"
             )
         return Weights(extractor, mixture, sha256_of_bytes(mixture.model_dump_json().encode()))
-    return find_inception(store, settings)
+    if is_module(extractor):
+        return _hashed(extractor, load_module(extractor))
+    if extractor in DINOV2:
+        return _hashed(extractor, _from_hub(extractor))
+    return find_file(extractor, store, settings, given)
 
 
-def find_inception(store: Store, settings: Settings) -> Weights:
-    """Inception's weights from the file of the settings, torch's cache, or the store, in this order.
-
-    The official weights are mirrored to the store when first seen. Raises InputError saying where to put the file.
-    """
-    path = local_inception(settings)
-    if path is not None:
-        sha256 = sha256_of_file(path)
-        if sha256.startswith(INCEPTION_SHA256):
-            _mirror(store, path, sha256)
-        else:
-            log.warning("%s are not the official Inception weights: no published FID compares with these scores", path)
-        return Weights("inception", path, sha256)
-    if store.exists(f"{INCEPTION_PREFIX}/{MANIFEST}"):
-        stored = store.fetch(INCEPTION_PREFIX, [INCEPTION_STORED])[INCEPTION_STORED]
-        return Weights("inception", stored, store.manifest(INCEPTION_PREFIX)["weights_sha256"])
-    raise nowhere(store)
+def _hashed(extractor: str, module: nn.Module) -> Weights:
+    return Weights(extractor, module, state_sha256(module))
 
 
-def nowhere(store: Store) -> InputError:
-    """What to do when Inception's weights are not to be found."""
-    return InputError(
-        f"evaluate.extractor is inception, and its weights are nowhere: fetch {INCEPTION_FILE} from the releases of "
-        f"torch-fidelity, and either set GANPIPE_INCEPTION_WEIGHTS to the file or put it at {_cached_inception()} "
-        f"({store.uri}/{INCEPTION_PREFIX} was looked into as well); or set evaluate.extractor=domain"
-    )
-
-
-def local_inception(settings: Settings) -> Path | None:
-    """Inception's weights on this machine. Raises InputError when the settings name a file that is not there."""
-    given = settings.inception_weights
-    if given is not None and not given.is_file():
-        raise InputError(f"GANPIPE_INCEPTION_WEIGHTS={given}: there is no such file")
-    return next((path for path in (given, _cached_inception()) if path is not None and path.is_file()), None)
-
-
-def _cached_inception() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-
-
-def _mirror(store: Store, path: Path, sha256: str) -> None:
-    """Keep a copy in the store, as safetensors, for machines that lack the file."""
-    if store.exists(f"{INCEPTION_PREFIX}/{MANIFEST}"):
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        save_file(_read_state(path), Path(folder) / INCEPTION_STORED)
-        try:
-            store.publish(INCEPTION_PREFIX, Path(folder), {"format": 1, "kind": "extractor", "weights_sha256": sha256})
-        except OSError as error:
-            log.warning("the Inception weights could not be mirrored to %s: %s", store.uri, error)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """A state dictionary from safetensors or from torch's format, without running code. Raises InputError."""
+def load_module(name: str) -> nn.Module:
+    """What `package.module:factory` makes, under a fixed seed. Raises InputError when it cannot be had."""
+    path, _, factory = name.partition(":")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
-        raise InputError(f"{path} cannot be read as weights: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} holds no state dictionary of tensors; take {INCEPTION_FILE}")
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+        make = getattr(importlib.import_module(path), factory)
+    except Exception as error:  # whatever the import of anybody's code raises
+        raise InputError(
+            f"extractor {name} cannot be imported: {type(error).__name__}: {error}; install {path.partition('.')[0]}, "
+            "or put its folder on PYTHONPATH"
+        ) from error
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            module = make()
+    except Exception as error:
+        raise InputError(f"extractor {name}: {factory}() failed: {type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise InputError(f"extractor {name}: {factory}() returned a {type(module).__name__}, no torch.nn.Module")
+    return module.requires_grad_(False).eval()
+
+
+def _from_hub(extractor: str) -> nn.Module:
+    """A DINOv2, which torch-fidelity loads by torch.hub, code and weights: only when both are in its cache."""
+    hub, model = Path(torch.hub.get_dir()), DINOV2[extractor]
+    weights = hub / "checkpoints" / f"{model}_pretrain.pth"
+    if not weights.is_file() or not (hub / "facebookresearch_dinov2_main").is_dir():
+        raise InputError(
+            f"extractor {extractor} takes no file of weights: torch.hub loads its code and weights, and {hub} has not "
+            f"both of them. Run `python -c \"import torch; torch.hub.load('facebookresearch/dinov2', '{model}')\"` "
+            "where there is a network and copy that folder, or take another extractor"
+        )
+    made = FEATURE_EXTRACTORS_REGISTRY[extractor]
+    built: nn.Module = made(extractor, [made.get_default_feature_layer_for_metric("fid")])
+    return built
+
+
+def state_sha256(module: nn.Module) -> str:
+    """sha256 over name, dtype, shape and bytes of every tensor of the state, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

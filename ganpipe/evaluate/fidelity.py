@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from ..launch import StopSignal
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..sample import CHUNK
-from .extractors import EXTRACTORS, Weights
-from .protocol import Protocol
+from . import known
+from .extractors import Weights
+from .protocol import NAMED, Protocol
 
 MAX_REFERENCE = 50_000
 """Training images measured against; more do not fit a distance matrix in memory and change little."""
@@ -50,7 +52,7 @@ class Counts:
 
     @classmethod
     def of(cls, config: EvaluateConfig, dataset: Dataset) -> Counts:
-        """Raises InputError when a split has no two images."""
+        """Raises InputError when a split has no two images, or too few for a named protocol."""
         rows = dataset.manifest.ref.rows
         for split in ("train", "test"):
             if rows[split] < 2:
@@ -58,19 +60,25 @@ class Counts:
                     f"the {split} split of data set {dataset.digest[:12]} has {rows[split]} images, too few for any "
                     "score; add images, or change prepare.test_fraction and prepare.extractor_fraction"
                 )
-        return cls(min(rows["train"], MAX_REFERENCE), config.num_samples or rows["test"], rows["test"])
+        if config.protocol is None:
+            return cls(min(rows["train"], MAX_REFERENCE), config.num_samples or rows["test"], rows["test"])
+        wanted = NAMED[config.protocol]
+        split, other = ("train", "test") if wanted.reference_split == "train" else ("test", "train")
+        wanted.require(config.protocol, rows[split], f"the {split} split of data set {dataset.digest[:12]}")
+        return cls(min(rows[split], wanted.n_reference), wanted.n_generated, rows[other])
 
 
-def require_enough(config: EvaluateConfig, dataset: Dataset) -> None:
+def require_enough(config: EvaluateConfig, dataset: Dataset, feature_dim: int | None = None) -> None:
     """Refuse numbers of images whose covariance is singular in the extractor's feature dimension.
 
+    Without `feature_dim` it is that of the extractor's name; nothing is refused when only the module itself knows it.
     Raises InputError unless `evaluate.allow_few`.
     """
-    counts, feature_dim = Counts.of(config, dataset), EXTRACTORS[config.extractor].feature_dim
-    if config.allow_few or min(counts.generated, counts.reference) > feature_dim:
+    counts, feature_dim = Counts.of(config, dataset), feature_dim or known.feature_dim(config.extractor)
+    if config.allow_few or feature_dim is None or min(counts.generated, counts.reference) > feature_dim:
         return
     raise InputError(
-        f"{counts.generated} generated images (evaluate.num_samples) against {counts.reference} training images are "
+        f"{counts.generated} generated images (evaluate.num_samples) against {counts.reference} real images are "
         f"too few for the {feature_dim} features of evaluate.extractor={config.extractor}: each side needs more than "
         f"{feature_dim}. Raise evaluate.num_samples, add data, take another extractor, or set evaluate.allow_few=true "
         "to score all the same"
@@ -79,15 +87,21 @@ def require_enough(config: EvaluateConfig, dataset: Dataset) -> None:
 
 def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) -> Protocol:
     """The protocol that this configuration, data set and installation give."""
-    counts = Counts.of(config, dataset)
+    splits = {}
+    if config.protocol is not None and NAMED[config.protocol].reference_split == "test":
+        splits = {"reference_split": "test", "control_split": "train"}
+    return protocol_of(Counts.of(config, dataset), dataset.digest, weights, name=config.protocol, **splits)
+
+
+def protocol_of(counts: Counts, digest: str, weights: Weights, **fields: Any) -> Protocol:
+    """The protocol of so many images in this installation; `fields` are as the defaults but for these."""
     smallest = min(counts.reference, counts.generated, counts.held_out)
     many = smallest >= MANY
     return Protocol(
-        extractor=config.extractor,
+        extractor=weights.extractor,
         weights_sha256=weights.sha256,
         torch_fidelity=importlib.metadata.version("torch-fidelity"),
-        dataset_digest=dataset.digest,
-        resize=EXTRACTORS[config.extractor].resize,
+        dataset_digest=digest,
         n_reference=counts.reference,
         n_generated=counts.generated,
         chunk=CHUNK,
@@ -96,6 +110,7 @@ def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) 
         isc_splits=10 if many else 1,
         prc_neighborhood=min(3, smallest - 1),
         density_neighborhood=min(5, counts.reference - 1),
+        **{"resize": known.resize(weights.extractor), **fields},
     )
 
 
@@ -145,12 +160,17 @@ def extract(
     pairs = [dealt[number % ranks.count][number // ranks.count] for number in range(len(chunks))]
     _require_rows(extractor, pairs, chunks)
     whole = Features(torch.cat([features for features, _ in pairs]), torch.cat([logits for _, logits in pairs]))
-    if not (whole.features_ND.isfinite().all() and whole.logits_NK.isfinite().all()):
-        raise WorkFailed(
-            f"the feature extractor {extractor.get_name()} returned NaN or infinite features for images of bytes: "
-            "its weights are damaged"
-        )
-    return whole
+    return require_finite(whole, extractor)
+
+
+def require_finite(features: Features, extractor: FeatureExtractorBase) -> Features:
+    """The features themselves. Raises WorkFailed when any is NaN or infinite."""
+    if features.features_ND.isfinite().all() and features.logits_NK.isfinite().all():
+        return features
+    raise WorkFailed(
+        f"the feature extractor {extractor.get_name()} returned NaN or infinite features for images of bytes: "
+        "its weights are damaged"
+    )
 
 
 def rows_of(images_NCHW: np.ndarray | Tensor) -> Callable[[slice], Tensor]:

@@ -30,7 +30,7 @@ from . import RunRequest, ScoreRequest
 from .controls import reference_and_controls
 from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, make_exhibits
-from .extractors import build_extractor, find_weights
+from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import Features, NotFinite, extract, require_enough, rows_of, todays_protocol
 from .protocol import POINT_EXTRACTOR, Protocol, gate_metric, lower_is_better, seeds
 from .report import write_pages, write_report
@@ -66,6 +66,8 @@ class Scorer:
         require_enough(config, dataset)
         weights = ranks.main_first(lambda: find_weights(config.extractor, dataset, store, settings))
         extractor = build_extractor(weights, ranks.device)
+        shape = sampled(dataset.spec()).shape
+        require_enough(config, dataset, feature_dim(extractor, shape, ranks.device))
         protocol = todays_protocol(config, dataset, weights)
         reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)
         return cls(protocol, extractor, reference, controls, dataset, store, ranks, stop or StopSignal())
@@ -101,11 +103,12 @@ class Scorer:
         """Alarms of the samples that these features are of; None of points, and when some seed made NaN."""
         if self.protocol.extractor == POINT_EXTRACTOR or len(seen) < len(sample_seeds):
             return None
-        images = self.dataset.column("image", self.protocol.control_split)[: self.protocol.n_generated]
+        images = self.dataset.column("image", self.protocol.held_out)[: self.protocol.n_generated]
         held_out = extract(self.extractor, len(images), rows_of(images), self.ranks, "held-out images", self.stop)
-        real = Real(self.reference.features_ND, held_out.features_ND)
+        sides = (self.reference.features_ND, held_out.features_ND)
+        real = Real(*sides if self.protocol.reference_split == "train" else sides[::-1])
         if (label := self.dataset.spec().get("label")) is not None:
-            labels = self.dataset.column("label", self.protocol.reference_split)[: self.protocol.n_reference]
+            labels = self.dataset.column("label", "train")[: len(real.train_ND)]
             real = replace(real, labels_N=torch.from_numpy(np.array(labels)), names=label.vocabulary or ())
         generated_ND = torch.cat([seen[seed].features_ND for seed in sample_seeds])
         return self.ranks.from_main(lambda: diagnose(generated_ND, real))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from .. import config as configuration
 from ..config import RunConfig
 from ..errors import InputError
+from . import known
 
 FRECHET = "fid"
 METRICS: dict[str, bool] = {
@@ -37,9 +39,63 @@ POINT_EXTRACTOR = "point"
 MODE_OVERLAP = "mode_overlap"
 MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_quality": False}
 """Name of every metric of points whose modes are known -> whether lower is better; see `modes.py`."""
-STANDARD_EXTRACTOR = "inception"
 SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
 """Fields of a protocol that its format 1 had not."""
+STANDARD_EXTRACTOR = known.INCEPTION
+Split = Literal["train", "test", "all"]
+"""`all`: of images that are no data set of ganpipe's, and so have no splits."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What a named protocol fixes."""
+
+    extractor: str
+    reference_split: Literal["train", "test"]
+    n_generated: int
+    n_reference: int
+    """Most real images that are measured against: all there are, when they are fewer..."""
+    least: int
+    """...but never fewer than this."""
+
+    def require(self, name: str, reference: int, what: str) -> None:
+        """Raise InputError when there are too few real images: `what` names them."""
+        if reference < self.least:
+            raise InputError(
+                f"protocol {name} wants {self.least:,} images to measure against, and {what} has {reference:,}; "
+                "name another protocol, or none"
+            )
+
+
+NAMED: dict[str, Named] = {
+    "fid50k-train": Named(known.INCEPTION, "train", 50_000, 50_000, 2),
+    "fid10k-train": Named(known.INCEPTION, "train", 10_000, 50_000, 2),
+    "fid10k-test": Named(known.INCEPTION, "test", 10_000, 10_000, 10_000),
+}
+"""Protocols that papers name: so many generated images against the training images, or against the test images."""
+
+
+def named(protocol: str) -> Named:
+    """The protocol of this name. Raises InputError listing what there is."""
+    if protocol not in NAMED:
+        raise InputError(f"there is no protocol {protocol!r}; there is {', '.join(NAMED)}")
+    return NAMED[protocol]
+
+
+def with_fixed(evaluate: Any) -> Any:
+    """A raw `evaluate` section with what its named protocol fixes. Raises InputError when it says otherwise."""
+    name = evaluate.get("protocol") if isinstance(evaluate, dict) else None
+    if name is None:
+        return evaluate
+    wanted = named(name)
+    fixed = {"extractor": wanted.extractor, "num_samples": wanted.n_generated}
+    for field, value in fixed.items():
+        if evaluate.get(field, value) not in (value, None):
+            raise InputError(
+                f"evaluate.{field} is {evaluate[field]}, and evaluate.protocol {name} fixes it at {value}; leave "
+                "one of them out"
+            )
+    return {**evaluate, **fixed}
 
 
 class Controls(BaseModel):
@@ -66,6 +122,8 @@ class Protocol(BaseModel):
 
     format: Literal[1, 2] = 2
     """1 was without SINCE_2: such protocols are read, and nothing is measured by them any more."""
+    name: str | None = None
+    """Which of NAMED was asked for. No part of the hash: what counts is what it fixes."""
     extractor: str
     """Name of the feature extractor."""
     weights_sha256: str
@@ -73,10 +131,11 @@ class Protocol(BaseModel):
     torch_fidelity: str
     """Version of the library whose functions turn features into numbers."""
     dataset_digest: str
-    reference_split: Literal["train"] = "train"
+    """Of the data set, or of all pixels of images that are none."""
+    reference_split: Split = "train"
     """Generated images are measured against this split."""
-    control_split: Literal["test"] = "test"
-    """The `real` control: images that neither the generator nor the extractor was trained on."""
+    control_split: Literal["test", "train"] | None = "test"
+    """The `real` control: real images that are not measured against. With `test`, none that anything was trained on."""
     resize: str
     """How the extractor brings an image to its own resolution."""
     n_reference: int
@@ -109,16 +168,39 @@ class Protocol(BaseModel):
     controls: Controls = Controls()
 
     @property
+    def held_out(self) -> str:
+        """The control split of a data set, which always has one."""
+        assert self.control_split is not None
+        return self.control_split
+
+    @property
     def hash(self) -> str:
         """First 16 hex digits of the sha256 of the canonical JSON."""
-        stated = self.model_dump(mode="json", exclude=set(SINCE_2) if self.format == 1 else None)
-        canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(_counted(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def differences(before: Protocol, after: Protocol) -> list[str]:
     """`field: old -> new` for every field in which two protocols differ."""
-    return configuration.differences(before.model_dump(mode="json"), after.model_dump(mode="json"))
+    return configuration.differences(_counted(before), _counted(after))
+
+
+def _counted(protocol: Protocol) -> dict[str, Any]:
+    """All but its name, and what its format had not, as JSON values."""
+    return protocol.model_dump(mode="json", exclude={"name", *(SINCE_2 if protocol.format == 1 else ())})
+
+
+def headline(protocol: Mapping[str, Any], hash: str) -> str:
+    """A protocol in a few words, for beside a score: `fid50k-train 0123456789abcdef (inception, 50,000 ...)`.
+
+    Of a protocol of another version, whose fields are others, only the hash is told.
+    """
+    named = f"{protocol['name']} " if protocol.get("name") else ""
+    if not {"extractor", "n_generated", "n_reference", "reference_split"} <= protocol.keys():
+        return f"{named}{hash}"
+    n, reference = protocol["n_generated"], protocol["n_reference"]
+    split = "" if protocol["reference_split"] == "all" else f" of {protocol['reference_split']}"
+    return f"{named}{hash} ({protocol['extractor']}, {n:,} generated against {reference:,}{split})"
 
 
 def require_same(before: Protocol, after: Protocol, seeds: tuple[Sequence[int], Sequence[int]] | None = None) -> None:
@@ -139,15 +221,17 @@ def require_same(before: Protocol, after: Protocol, seeds: tuple[Sequence[int], 
 
 def metric_name(base: str, extractor: str) -> str:
     """`fid` with the standard Inception extractor, `fid_<extractor>` with any other; likewise for the other metrics."""
-    return base if extractor == STANDARD_EXTRACTOR else f"{base}_{extractor}"
+    return base if extractor == STANDARD_EXTRACTOR else f"{base}_{known.slug(extractor)}"
 
 
 def metric_names(extractor: str) -> dict[str, bool]:
     """Name of every metric measured with this extractor -> whether lower is better."""
-    if extractor == POINT_EXTRACTOR:
-        of_features = {base: lower for base, lower in METRICS.items() if base not in OF_CLASSES}
-        return {**MODE_METRICS, **{metric_name(base, extractor): lower for base, lower in of_features.items()}}
-    return {metric_name(base, extractor): lower for base, lower in METRICS.items()}
+    of_features = {
+        metric_name(base, extractor): lower
+        for base, lower in METRICS.items()
+        if base not in OF_CLASSES or known.classifies(extractor)
+    }
+    return {**MODE_METRICS, **of_features} if extractor == POINT_EXTRACTOR else of_features
 
 
 def base_name(metric: str) -> str | None:

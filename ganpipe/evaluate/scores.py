@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..ranks import Ranks
 from ..refs import Scores
-from . import resampling
+from . import known, resampling
 from .by_class import by_class
 from .fidelity import Features, NotFinite, chunked
 from .frechet import Distances, Gaussian, at_infinity, mean_part, moments
@@ -119,10 +119,15 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
     halves = resampling.half_samples(blocks) if n >= 2 * protocol.blocks else None
     scores: dict[str, float] = {}
     estimates: dict[str, Estimate] = {}
-    for part in (_frechet, _kernel, mode_scores_of if of_points else _entropies):
-        of_part, known = part(generated, reference, protocol, blocks, halves)
+    parts: list[Callable[[Features, Reference, Protocol, int, Tensor | None], Part]] = [_frechet, _kernel]
+    if of_points:
+        parts.append(mode_scores_of)
+    elif known.classifies(protocol.extractor):
+        parts.append(_entropies)
+    for part in parts:
+        of_part, estimated = part(generated, reference, protocol, blocks, halves)
         scores |= of_part
-        estimates |= known
+        estimates |= estimated
     lain = manifold(
         generated.features_ND,
         reference.features_ND,

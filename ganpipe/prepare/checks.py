@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ..config import FEATURE_DIMENSIONS, RunConfig
+from ..config import RunConfig
 from ..errors import InputError
+from ..evaluate.known import feature_dim
+from ..evaluate.protocol import NAMED
 from ..prepareconfig import PrepareConfig
 
 MIN_TEST_IMAGES = 2
@@ -37,6 +39,9 @@ def check_rows(rows: dict[str, int], config: RunConfig) -> None:
             f"to train the feature extractor on, {MIN_EXTRACTOR_IMAGES} are needed; raise prepare.extractor_fraction, "
             "add images, or set evaluate.extractor to `inception`"
         )
+    if evaluate.protocol is not None:
+        split = NAMED[evaluate.protocol].reference_split
+        NAMED[evaluate.protocol].require(evaluate.protocol, rows[split], f"the {split} split of the data")
     if not evaluate.allow_few:
         given = "evaluate.num_samples is" if evaluate.num_samples else "the number of held-out images is"
         _check_feature_dimension(evaluate.num_samples or rows["test"], given, config)
@@ -46,8 +51,8 @@ def check_rows(rows: dict[str, int], config: RunConfig) -> None:
 def _check_feature_dimension(images: int, given: str, config: RunConfig) -> None:
     """A covariance of no more images than dimensions is singular, and a Frechet distance from it means little."""
     evaluate = config.evaluate
-    dimension = FEATURE_DIMENSIONS[evaluate.extractor]
-    if images > dimension:
+    dimension = feature_dim(evaluate.extractor)
+    if dimension is None or images > dimension:
         return
     raise InputError(
         f"{given} {images:,}, and evaluate.extractor `{evaluate.extractor}` has {dimension:,} features: more images "

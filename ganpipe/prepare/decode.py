@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import math
 import multiprocessing
@@ -10,13 +11,14 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from ..prepareconfig import PrepareConfig
 from ..spec import Column
 from .earlier import Earlier
 from .found import MAX_BYTES, Columns, Contents, Picture, Remote
-from .images import UnreadableImage, read_image
+from .images import UnreadableImage, read_image, read_natural
 
 log = logging.getLogger(__name__)
 
@@ -68,39 +70,38 @@ def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earl
     Raises InputError naming the unreadable images with their reasons, or, with `on_corrupt: skip`, logs them.
     """
     shape = (config.channels, config.resolution, config.resolution)
+    rule = partial(
+        pixels_of,
+        resolution=config.resolution,
+        channels=config.channels,
+        crop=config.crop,
+        background=config.background,
+    )
+    most = min(CHUNK_PICTURES, max(1, CHUNK_BYTES // math.prod(shape)))
     keys: list[bytes] = []
     hashes: list[bytes] = []
     kept: list[int] = []
     unreadable: list[str] = []
     decoded = seen = 0
-    with (
-        spool.open("wb") as stream,
-        _workers(contents.count) as (pool, workers),
-        _threads(READERS) as readers,
-        tqdm(total=contents.count, desc="decoding", unit="image", delay=1, leave=False, disable=None) as progress,
-    ):
-        most = min(CHUNK_PICTURES, max(1, CHUNK_BYTES // math.prod(shape)))
-        chunks = _read_ahead(readers, _chunks(contents.pictures(), most), earlier)
-        for chunk in _decoded_in_order(pool, workers, chunks, config):
-            for picture, pixels, taken in chunk:
-                if isinstance(pixels, str):
-                    unreadable.append(f"{picture.name}: {pixels}")
-                else:
-                    stream.write(pixels)
-                    keys.append(picture.key)
-                    hashes.append(hashlib.sha256(pixels).digest())
-                    kept.append(seen)
-                    decoded += not taken
-                seen += 1
-            progress.update(len(chunk))
+    with spool.open("wb") as stream, closing(decoded_in_order(contents, rule, most, earlier)) as pictures:
+        for picture, pixels, taken in pictures:
+            if isinstance(pixels, str):
+                unreadable.append(f"{picture.name}: {pixels}")
+            else:
+                stream.write(pixels)
+                keys.append(picture.key)
+                hashes.append(hashlib.sha256(pixels).digest())
+                kept.append(seen)
+                decoded += not taken
+            seen += 1
 
     if unreadable and config.on_corrupt == "fail":
         raise InputError(
-            f"{len(unreadable):,} of {contents.count:,} images cannot be read:\n  {_listing(unreadable)}\n"
+            f"{len(unreadable):,} of {contents.count:,} images cannot be read:\n  {listing(unreadable)}\n"
             "mend or remove them, or set prepare.on_corrupt to `skip`"
         )
     if unreadable:
-        log.warning("left out %s unreadable images:\n  %s", f"{len(unreadable):,}", _listing(unreadable))
+        log.warning("left out %s unreadable images:\n  %s", f"{len(unreadable):,}", listing(unreadable))
     columns = contents.columns
     return Rows(
         keys=keys,
@@ -119,7 +120,8 @@ def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earl
     )
 
 
-def _listing(unreadable: list[str]) -> str:
+def listing(unreadable: list[str]) -> str:
+    """The first of many lines, and how many more there are."""
     shown = unreadable[:NAMED_FILES]
     more = len(unreadable) - len(shown)
     return "\n  ".join([*shown, f"... and {more:,} more"] if more else shown)
@@ -131,6 +133,26 @@ Known = list[bytes | str | None]
 """For each picture of a chunk its pixels in an earlier data set, or why it is not read; None: to be decoded."""
 Prepared = tuple[Picture, bytes | str, bool]
 """A picture, its pixels or why there are none, and whether they were taken from an earlier data set."""
+Rule = Callable[[Sequence[Any]], list[bytes | str]]
+"""From image files (bytes or paths) to their pixels, or the reasons why there are none. Sent to other processes."""
+
+
+def decoded_in_order(
+    contents: Contents, rule: Rule, most: int = CHUNK_PICTURES, earlier: Earlier | None = None
+) -> Generator[Prepared, None, None]:
+    """Every picture with its pixels by the rule, which is handed at most so many at a time; with a progress bar.
+
+    Close it when it is left before its end: processes work for it.
+    """
+    with (
+        _workers(contents.count) as (pool, workers),
+        _threads(READERS) as readers,
+        tqdm(total=contents.count, desc="decoding", unit="image", delay=1, leave=False, disable=None) as progress,
+    ):
+        chunks = _read_ahead(readers, _chunks(contents.pictures(), most), earlier)
+        for chunk in _chunks_in_order(pool, workers, chunks, rule):
+            yield from chunk
+            progress.update(len(chunk))
 
 
 def _read_ahead(
@@ -161,16 +183,9 @@ def _read_ahead(
         yield here()
 
 
-def _decoded_in_order(
-    pool: Executor, workers: int, chunks: Iterator[tuple[list[Picture], Known]], config: PrepareConfig
+def _chunks_in_order(
+    pool: Executor, workers: int, chunks: Iterator[tuple[list[Picture], Known]], rule: Rule
 ) -> Iterator[list[Prepared]]:
-    decode_chunk = partial(
-        pixels_of,
-        resolution=config.resolution,
-        channels=config.channels,
-        crop=config.crop,
-        background=config.background,
-    )
     waiting: deque[tuple[list[Picture], Known, Future[list[bytes | str]] | None]] = deque()
 
     def finished() -> list[Prepared]:
@@ -189,7 +204,7 @@ def _decoded_in_order(
 
     for chunk, known in chunks:
         new = [picture.data for picture, pixels in zip(chunk, known, strict=True) if pixels is None]
-        waiting.append((chunk, known, pool.submit(decode_chunk, new) if new else None))
+        waiting.append((chunk, known, pool.submit(rule, new) if new else None))
         if len(waiting) > workers * CHUNKS_AHEAD:
             yield finished()
     while waiting:
@@ -211,19 +226,29 @@ def _chunks(pictures: Iterator[Picture], most: int) -> Iterator[list[Picture]]:
 
 def pixels_of(pictures: Sequence[bytes | str], **rule: object) -> list[bytes | str]:
     """For each image file (its bytes or path) its pixels by `read_image`'s rule, or the reason why there are none."""
-    return [_pixels_of_one(picture, **rule) for picture in pictures]
+    return [_read_by(lambda data: read_image(data, **rule).tobytes(), picture) for picture in pictures]  # type: ignore[arg-type]
 
 
-def _pixels_of_one(picture: bytes | str, **rule: object) -> bytes | str:
+def _read_by(rule: Callable[[bytes], bytes], picture: bytes | str) -> bytes | str:
     try:
         if isinstance(picture, str) and Path(picture).stat().st_size > MAX_BYTES:
             return TOO_LARGE
-        data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-        return read_image(data, **rule).tobytes()  # type: ignore[arg-type]
+        return rule(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
     except UnreadableImage as error:
         return str(error)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
+
+
+def natural_pixels_of(pictures: Sequence[bytes | str]) -> list[bytes | str]:
+    """Like `pixels_of`, of every image in its own size and channels: `npy` bytes of uint8 (1 or 3, H, W)."""
+    return [_read_by(_natural_pixels, picture) for picture in pictures]
+
+
+def _natural_pixels(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, read_natural(data), allow_pickle=False)
+    return buffer.getvalue()
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,29 @@ def read_image(
 
     Raises UnreadableImage for corrupt, truncated, unknown, too large files, and for modes that the rule does not name.
     """
+    picture = _opened(data, lambda image: _to_mode(image, "L" if channels == 1 else "RGB", background))
+    if crop == "center":
+        picture = _centred_square(picture)
+    pixels = np.asarray(picture.resize((resolution, resolution), Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(pixels.reshape(resolution, resolution, channels).transpose(2, 0, 1))
+
+
+def read_natural(data: bytes) -> np.ndarray:
+    """Decode one image file to uint8 (C, H, W) in its own size: steps 1 to 5 of `read_image`, over white.
+
+    C is 1 for the modes 1, L, I;16 and I without transparency, else 3. Raises as `read_image` does.
+    """
+
+    def to_mode(image: Image.Image) -> Image.Image:
+        grey = image.mode in ("1", "L", *SIXTEEN_BIT_MODES) and not image.has_transparency_data
+        return _to_mode(image, "L" if grey else "RGB", (255, 255, 255))
+
+    pixels = np.asarray(_opened(data, to_mode))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _opened(data: bytes, to_mode: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Steps 1 to 5 of the rule, the last three by `to_mode`."""
     if not data:
         raise UnreadableImage("the file is empty")
     try:
@@ -47,17 +71,13 @@ def read_image(
                 raise UnreadableImage(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS:,} allowed")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            picture = _to_mode(image, "L" if channels == 1 else "RGB", background)
+            return to_mode(image)
     except UnreadableImage:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"no image in any of the formats {', '.join(FORMATS)}, or a damaged header") from error
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged bytes, SyntaxError among them
         raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
-    if crop == "center":
-        picture = _centred_square(picture)
-    pixels = np.asarray(picture.resize((resolution, resolution), Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(pixels.reshape(resolution, resolution, channels).transpose(2, 0, 1))
 
 
 def _to_mode(image: Image.Image, mode: Literal["L", "RGB"], background: tuple[int, int, int]) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..evaluate.protocol import headline
 from ..refs import ModelRef
 from ..settings import Settings
 from ..storage import open_store
@@ -71,7 +72,7 @@ def lineage_markdown(data: dict[str, Any]) -> str:
         f"- Checkpoint: {checkpoint['images_seen'] / 1000:g} kimg, sha256 `{checkpoint['generator_sha256'][:12]}`",
         f"- Registered: {data['model']['created']}",
         "",
-        f"## Scores (protocol `{scores['protocol_hash'][:12]}`)",
+        f"## Scores (protocol {headline(scores['protocol'], scores['protocol_hash'])})",
         "",
         f"| metric | version {data['version']} | {' | '.join(controls)} |",
         f"| --- {'| --- ' * (len(controls) + 1)}|",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from ..config import RunConfig
 from ..errors import InputError, WorkFailed
 from ..evaluate.protocol import lower_is_better
-from ..refs import CheckpointRef, Decision, ModelRef, ScoreSheet
+from ..refs import CheckpointRef, Decision, EvalReport, ModelRef, ScoreSheet
 from ..settings import Settings
 from ..storage import Conflict, Store, open_store
 from . import audit, gate, pages, registry
@@ -90,8 +90,8 @@ def best_comparable(product: str, store: Store, pointer: Pointer) -> ModelRef:
     """The candidate when none is named.
 
     Of the versions registered after the champion, save the one last taken out of production: the one with the best
-    report among those scored under the newest one's protocol, the newer one of equals. The newest version when none is
-    left.
+    report among those scored under the newest one's protocol and on its seeds, the newer one of equals. The newest
+    version when none is left.
     """
     versions = audit.read_versions(store, product)
     ruled_out = {ref.version for ref in (pointer.champion, pointer.previous) if ref is not None}
@@ -108,7 +108,10 @@ def best_comparable(product: str, store: Store, pointer: Pointer) -> ModelRef:
         value = sign * reports[ref.version].best.scores.get(metric, float("nan"))
         return value if value == value else float("inf")
 
-    return min((ref for ref in reversed(fresh) if reports[ref.version].protocol_hash == newest.protocol_hash), key=rank)
+    def comparable(report: EvalReport) -> bool:
+        return (report.protocol_hash, report.best.seeds) == (newest.protocol_hash, newest.best.seeds)
+
+    return min((ref for ref in reversed(fresh) if comparable(reports[ref.version])), key=rank)
 
 
 def _decide(

@@ -33,7 +33,7 @@ PROTOCOL = Protocol(
 FREE = [
     name
     for name in Protocol.model_fields
-    if name not in ("format", "reference_split", "control_split", "ema", "precision")
+    if name not in ("format", "name", "reference_split", "control_split", "ema", "precision")
 ]
 
 

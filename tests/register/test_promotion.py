@@ -168,6 +168,10 @@ def test_what_the_gaussian_beats_never_becomes_the_first_champion(factory: Facto
 
 def test_only_comparable_versions_compete(factory: Factory, scores: Callable[..., Any]) -> None:
     factory.version(fid=1.0, protocol_hash="another")
+    config = factory.config()
+    report = factory.report(factory.checkpoint(config), fid=1.0)
+    on_other_seeds = report.best.model_copy(update={"seeds": [seed + 1 for seed in report.best.seeds]})
+    register.run(config, report.model_copy(update={"best": on_other_seeds}), factory.settings)
     better, newest = factory.version(fid=3.0), factory.version(fid=math.nan)
     ask = scores(dict.fromkeys(run_of(better, newest), [3.0] * 5))
     assert register.promote(factory.product, factory.settings, score=ask).candidate == better

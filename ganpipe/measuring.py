@@ -1,0 +1,74 @@
+"""The commands that measure images of any origin, and those of the weights they are measured with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .commands import Outcome
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+
+def score(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .evaluate.protocol import default_metric, headline
+    from .evaluate.score import score_images
+    from .night import CONTROLS, aligned, compared
+
+    result = score_images(
+        args.real,
+        args.generated,
+        settings,
+        extractor=args.extractor,
+        weights=Path(args.weights).expanduser() if args.weights else None,
+        protocol=args.protocol,
+        count=args.n,
+        seed=args.seed,
+        allow_few=args.allow_few,
+    )
+    columns = {"generated": result.scores}
+    for floor in (control for control in result.controls if control.name == "real"):
+        columns[CONTROLS["real"]] = floor.scores
+    lines = [
+        f"{result.generated} against {result.real}",
+        "",
+        *aligned(compared(default_metric(result.scores), columns)),
+        "",
+        f"protocol {headline(result.protocol, result.protocol_hash)}",
+        *_fields(result.protocol),
+    ]
+    return Outcome(result, "\n".join(lines))
+
+
+def _fields(protocol: dict[str, Any]) -> list[str]:
+    rows = {name: value for name, value in protocol.items() if not isinstance(value, dict)}
+    rows |= {
+        f"{name}.{key}": value
+        for name, part in protocol.items()
+        if isinstance(part, dict)
+        for key, value in part.items()
+    }
+    width = max(map(len, rows))
+    return [f"  {name.ljust(width)}  {'-' if value is None else value}" for name, value in rows.items()]
+
+
+def weights(args: argparse.Namespace, settings: Settings) -> Outcome:
+    from .evaluate.weights import add, listed
+    from .storage import open_store
+
+    store = open_store(settings.store)
+    if args.action is None:
+        entries = listed(store)
+        lines = [_entry(entry) for entry in entries]
+        return Outcome({"weights": entries}, "\n".join(lines) if lines else f"no weights in {store.uri}")
+    if args.file is None:
+        raise InputError("name the file to add: `ganpipe weights add FILE`")
+    entry = add(Path(args.file).expanduser(), store, args.extractor)
+    return Outcome(entry, f"kept in {store.uri}\n{_entry(entry)}")
+
+
+def _entry(entry: dict[str, Any]) -> str:
+    return f"{entry['extractor']:<20}  {entry['sha256'][:16]}  {entry['bytes'] / 1e6:9.3f} MB  {entry['origin']}"
