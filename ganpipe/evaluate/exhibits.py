@@ -152,7 +152,7 @@ def make_exhibits(
         return Exhibits(seed, shares=shares, points=points)
     train = dataset.column("image", protocol.reference_split)
     known_ND = reference.features_ND
-    distance_N, index_N = (column[:, 0] for column in nearest(generated.features_ND[:SEARCHED], known_ND))
+    distance_N, index_N = nearest(generated.features_ND[:SEARCHED], known_ND)
 
     def pairs(numbers: Sequence[int]) -> list[Pair]:
         samples = images_of(loaded, seed, numbers, device)
@@ -162,7 +162,7 @@ def make_exhibits(
             for number, sample, real in zip(numbers, samples, found, strict=True)
         ]
 
-    usual_N1, _ = nearest(known_ND[:SEARCHED], known_ND, same=True)
+    usual_N, _ = nearest(known_ND[:SEARCHED], known_ND, same=True)
     count = min(GRID, len(generated))
     return Exhibits(
         seed=seed,
@@ -171,7 +171,7 @@ def make_exhibits(
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
         searched=len(distance_N),
-        usual_distance=float(usual_N1.median()),
+        usual_distance=float(usual_N.median()),
         paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
         shares=shares,
         frames=browsed(loaded, device),

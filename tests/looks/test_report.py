@@ -70,11 +70,10 @@ def test_a_report(evaluated: tuple[EvalReport, Path], screen: Browser, size: tup
     screen.look_like(*size, dark=dark)
     screen.driver.get_log("browser")
     text = screen.open(path.as_uri(), report.protocol_hash, "Samples beside real images", "Everything")
-    if (size, dark) in ((DESKTOP, False), (PHONE, True)):
+    if PICTURES and (size, dark) in ((DESKTOP, False), (PHONE, True)):
+        screen.look_like(size[0], 2 * size[1], dark=dark)
         keep(screen, "report-phone" if dark else "report-page")
-        if not dark:
-            screen.driver.execute_script("document.querySelectorAll('section')[2].scrollIntoView()")
-            keep(screen, "report-samples")
+        screen.look_like(*size, dark=dark)
     assert paper(screen) < 50 if dark else paper(screen) > 200
     assert screen.driver.execute_script(SIDEWAYS) == 0
     screen.driver.execute_script("document.querySelectorAll('details').forEach(one => { one.open = true })")
@@ -132,7 +131,8 @@ def test_the_latent_browser(evaluated: tuple[EvalReport, Path], screen: Browser,
     assert screen.driver.execute_script(SIDEWAYS) == 0
     start = state()
     assert start[:2] == ("0", "1") and not screen.driver.find_element(By.ID, "seed-less").is_enabled()
-    keep(screen, "report-latents") if size == DESKTOP else None
+    if size == DESKTOP:
+        keep(screen, "report-latents")
     seen = [start, press(Keys.ARROW_RIGHT), press(Keys.ARROW_UP), press(Keys.ARROW_DOWN), press(Keys.ARROW_DOWN)]
     assert [one[:2] for one in seen] == [("0", "1"), ("1", "1"), ("1", "1.25"), ("1", "1"), ("1", "0.75")]
     assert seen[3] == seen[1] and len({one[2] for one in seen}) == 4
