@@ -114,7 +114,7 @@ def _keep(
 ) -> tuple[Reference, list[ControlScores]]:
     """What is in the store afterwards: this, or what another job has put there since `expected` was read."""
     try:
-        store.compare_and_set(key, _pack(reference, controls), expected)
+        store.compare_and_set(key, pack(reference, controls), expected)
     except Conflict:
         others, _ = _kept(store, key)
         return others or (reference, controls)
@@ -139,7 +139,7 @@ def _kept(store: Store, key: str) -> tuple[tuple[Reference, list[ControlScores]]
     except FileNotFoundError:
         return None, None
     try:
-        return _unpack(found), None
+        return unpack(found), None
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         log.warning("%s/%s is damaged (%s); it is measured again", store.uri, key, error)
         return None, found
@@ -183,7 +183,7 @@ def _compute(
 # --- one file in the store, verified when read -------------------------------------------------------------------
 
 
-def _pack(reference: Reference, controls: list[ControlScores]) -> bytes:
+def pack(reference: Reference, controls: list[ControlScores]) -> bytes:
     tensors = {
         "features": reference.features_ND.contiguous(),
         "logits": reference.logits_NK.contiguous(),
@@ -197,8 +197,8 @@ def _pack(reference: Reference, controls: list[ControlScores]) -> bytes:
     return save(tensors, {"ganpipe": json.dumps(metadata)})
 
 
-def _unpack(data: bytes) -> tuple[Reference, list[ControlScores]]:
-    """Inverse of `_pack`. Raises SafetensorError, KeyError, TypeError or ValueError when any byte differs."""
+def unpack(data: bytes) -> tuple[Reference, list[ControlScores]]:
+    """Inverse of `pack`. Raises SafetensorError, KeyError, TypeError or ValueError when any byte differs."""
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = json.loads(header["__metadata__"]["ganpipe"])
     tensors = load(data)

@@ -59,7 +59,7 @@ def lineage_markdown(data: dict[str, Any]) -> str:
     run, checkpoint, scores, production = data["run"], data["checkpoint"], data["scores"], data["production"]
     git = run["git"].get("sha", "unknown") + (" with uncommitted changes" if run["git"].get("dirty") else "")
     place = next((f", {name}" for name in ("champion", "previous") if production[name] == data["version"]), "")
-    controls = {control["name"]: control["scores"] for control in scores["controls"]}
+    controls = {f"{control['name']} (n={control['n']})": control["scores"] for control in scores["controls"]}
     lines = [
         f"# {data['product']} version {data['version']}{place}",
         "",

@@ -85,9 +85,12 @@ def test_inception_scores_equal_torch_fidelitys(
     monkeypatch.setattr(torch_fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
     monkeypatch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: None)
     torch.manual_seed(0)
-    random_weights = torch_fidelity.FeatureExtractorInceptionV3("random", ["2048"])
+    state = torch_fidelity.FeatureExtractorInceptionV3("random", ["2048"]).state_dict()
+    for tensor in state.values():
+        if tensor.ndim == 4:  # its own random weights tell no images apart
+            torch.nn.init.kaiming_normal_(tensor)
     path = tmp_path / "random.pth"
-    torch.save(random_weights.state_dict(), path)
+    torch.save(state, path)
     monkeypatch.undo()
 
     _, dataset = shared
