@@ -18,7 +18,8 @@ from tiny import tiny_raw
 from ganpipe.cli import main
 from ganpipe.config import load_config
 from ganpipe.errors import InputError
-from ganpipe.night import aligned, git_state, night, score_rows, summary
+from ganpipe.night import aligned, git_state, markdown, night, score_rows, summary
+from ganpipe.refs import Alarm, Diagnostics
 from ganpipe.settings import Settings
 from ganpipe.storage import Store
 
@@ -199,6 +200,18 @@ def test_controls_of_another_protocol_do_not_stand_beside_the_gates_scores(
     result = night(load_config(tiny_raw()), settings, started=datetime.now(UTC))
     assert score_rows(result)[0] == ["metric", "model", "champion"]
     assert "q" * 16 in summary(result, settings)
+
+
+def test_the_morning_names_the_alarms(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    replace_stages(monkeypatch)
+    settings = settings.model_copy(update={"tracking_uri": "sqlite:///nowhere.db"})
+    quiet = night(load_config(tiny_raw()), settings, started=datetime.now(UTC))
+    alarm = Alarm(name="duplicates", raised=True, statistic=1, threshold=0.05, detail="9 of 9 samples are alike")
+    found = Diagnostics(generated=9, held_out=9, alarms=[alarm], kind="classes", classes=[])
+    loud = quiet.model_copy(update={"report": quiet.report.model_copy(update={"diagnostics": found})})
+    assert "\nalarm    duplicates: 9 of 9 samples are alike\n" in summary(loud, settings)
+    assert "\n- **alarm** duplicates: 9 of 9 samples are alike\n" in markdown(loud)
+    assert "alarm" not in summary(quiet, settings) + markdown(quiet)
 
 
 def test_missing_inception_weights_are_told_before_a_training(

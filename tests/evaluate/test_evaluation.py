@@ -72,6 +72,23 @@ def test_every_score_has_its_interval_and_every_class_its_own(report: EvalReport
     assert set(worst) == set(recall) and np.mean(list(worst.values())) < np.mean(list(recall.values()))
 
 
+def test_a_report_says_what_is_wrong_with_the_best(
+    run: tuple[Settings, list[CheckpointRef]], report: EvalReport
+) -> None:
+    """Untrained generators make grey images, all alike."""
+    assert report.diagnostics is not None
+    assert (report.diagnostics.generated, report.diagnostics.held_out) == (200, 100)  # two seeds
+    raised = {alarm.name for alarm in report.diagnostics.raised}
+    assert "low_quality" in raised and "memorised" not in raised
+    assert [share.name for share in report.diagnostics.classes] == [f"class {digit}" for digit in range(10)]
+    sheet = process.score_checkpoints(
+        CONFIG, report.dataset_digest, [report.best.checkpoint], report.best.seeds, run[0]
+    )
+    assert sheet.diagnostics == report.diagnostics
+    older = report.model_dump(mode="json", exclude={"diagnostics"})
+    assert EvalReport.model_validate(older).diagnostics is None
+
+
 def test_controls_are_ordered_as_they_should_be(report: EvalReport) -> None:
     frechet = {control.name: control.scores["fid_domain"] for control in report.controls}
     assert frechet["real"] < frechet["pca_gaussian"] < report.best.scores["fid_domain"]
@@ -226,6 +243,7 @@ def test_a_generator_of_nan_has_no_scores(
         process.evaluate_run(CONFIG, "diverged-run", settings)
     sheet = process.score_checkpoints(CONFIG, dataset.digest, [good, run[1][0]], [1], settings)
     assert math.isnan(sheet.snapshots[0].scores["fid_domain"]) and sheet.snapshots[1].scores["fid_domain"] > 0
+    assert sheet.diagnostics is None
 
 
 def test_a_run_without_checkpoints_is_refused(shared: tuple[Settings, Dataset], tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def test_the_extractor_returns_points_and_their_distances(ring: tuple[Settings, 
     features = fidelity.extract(ring[1].extractor, len(points), fidelity.rows_of(points), Ranks(), "points")
     np.testing.assert_array_equal(features.features_ND.numpy(), points)
     np.testing.assert_allclose(features.logits_NK.numpy(), distances(points).numpy(), rtol=1e-4)
+    assert ring[1].diagnose({1: features}, [1]) is None  # their modes are known: they need no alarms
 
 
 def test_controls_stand_where_they_should(ring: tuple[Settings, Scorer]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ganpipe.config import RegisterConfig
 from ganpipe.errors import InputError
-from ganpipe.refs import CheckpointRef, ControlScores, SnapshotScores
+from ganpipe.refs import Alarm, CheckpointRef, ControlScores, Diagnostics, SnapshotScores
 from ganpipe.register.gate import judge
 
 CHECKPOINT = CheckpointRef(run_id="r", images_seen=1, prefix="runs/r/checkpoints/kimg-1", generator_sha256="0")
@@ -97,3 +97,21 @@ def test_without_the_gaussian_control_nobody_passes() -> None:
 def test_a_metric_that_was_not_scored_is_named_with_those_that_were(fields: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=rf"{field}: .*'kid'.*fid, is"):
         judge(STEADY, None, CONTROLS, config(**fields))
+
+
+def diagnosed(raised: bool) -> Diagnostics:
+    alarms = [
+        Alarm(name="duplicates", raised=False, statistic=0, threshold=0.05, detail="0 of 9"),
+        Alarm(name="missing_class", raised=raised, statistic=0, threshold=0.05, detail="class 7: 0.0% of the samples"),
+    ]
+    return Diagnostics(generated=9, held_out=9, alarms=alarms, kind="classes", classes=[])
+
+
+def test_an_alarm_is_named_and_keeps_a_better_candidate_out() -> None:
+    better = scored([5.0, 5.2, 4.8])
+    quiet = judge(better, STEADY, CONTROLS, config(), diagnosed(False))
+    assert quiet.promoted and [check.name for check in quiet.checks if "alarm" in check.name] == ["no_alarm"]
+    verdict = judge(better, STEADY, CONTROLS, config(), diagnosed(True))
+    assert not verdict.promoted
+    assert verdict.reason == "refused: alarm missing_class: class 7: 0.0% of the samples"
+    assert all(check.name != "no_alarm" for check in judge(better, STEADY, CONTROLS, config()).checks)

@@ -94,6 +94,7 @@ def test_a_night_of_points(tmp_path: Path) -> None:
     config = load_config(points_raw(samples=1000), ["register.require={modes: {at_least: 8}}"])
     result = night(config, settings, started=datetime.now(UTC))
     assert result.report.metric == result.decision.metric == "mode_overlap"
+    assert result.report.diagnostics is None
     assert not result.decision.promoted and "modes" in result.decision.reason
     grid = open_store(settings.store).read_bytes(result.grid.removeprefix(f"{settings.store}/"))
     assert Image.open(io.BytesIO(grid)).size == (2 * plane.PIXELS, plane.PIXELS)
