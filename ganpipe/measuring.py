@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def score(args: argparse.Namespace, settings: Settings) -> Outcome:
     from .evaluate.protocol import default_metric, headline
     from .evaluate.score import score_images
-    from .night import CONTROLS, aligned, compared
+    from .night import INTERVAL, INTERVAL_NOTE, aligned, compared, control_columns
 
     result = score_images(
         args.real,
@@ -29,13 +29,13 @@ def score(args: argparse.Namespace, settings: Settings) -> Outcome:
         seed=args.seed,
         allow_few=args.allow_few,
     )
-    columns = {"generated": result.scores}
-    for floor in (control for control in result.controls if control.name == "real"):
-        columns[CONTROLS["real"]] = floor.scores
+    floor = control_columns([control for control in result.controls if control.name == "real"])
+    rows = compared(default_metric(result.scores), {"generated": result.scores, **floor}, result.intervals)
     lines = [
         f"{result.generated} against {result.real}",
         "",
-        *aligned(compared(default_metric(result.scores), columns)),
+        *aligned(rows),
+        *([f"({INTERVAL_NOTE})"] if INTERVAL in rows[0] else []),
         "",
         f"protocol {headline(result.protocol, result.protocol_hash)}",
         *_fields(result.protocol),

@@ -28,6 +28,8 @@ def by_class(
     kid: the unbiased squared MMD of the class's images, at most 2,000 a side, from `least` on either side on.
     fid: from more than 2 D on either side on; of fewer it is bias.
     """
+    if not classes:
+        return {}  # and some extractors give no logits
     found: dict[str, dict[str, float]] = {base: {} for base in ("recall", "kid", "fid")}
     (made_ND, made_logits), (real_MD, real_logits) = generated, real
     made_class_N, real_class_M = made_logits.argmax(1), real_logits.argmax(1)

@@ -101,7 +101,7 @@ def test_the_table_shows_scores_and_the_whole_protocol(
     assert main(["score", *map(str, sides), *BY_MODULE]) == 0
     out = capsys.readouterr().out
     assert f"{result['scores']['fid_nets-small']:.4g}" in out and result["protocol_hash"] in out
-    assert "real (floor)" not in out, "a folder has no part that is held out"
+    assert "floor" not in out, "a folder has no part that is held out"
     for field in ("weights_sha256", "resize", "kid_subset_size", "controls.draws"):
         assert f"  {field} " in out
     assert result["protocol"]["n_generated"] == 30 and result["protocol"]["n_reference"] == 40
@@ -164,7 +164,7 @@ def test_against_a_data_set_the_floor_stands_beside(
     assert drawn["controls"] == [control.model_dump(mode="json") for control in scorer.controls]
     assert main(["score", dataset.digest, "to-score", "--extractor", "domain", "--n", "60"]) == 0
     out = capsys.readouterr().out
-    assert "real (floor)" in out and f"(domain, 60 generated against {scorer.protocol.n_reference:,} of train)" in out
+    assert "floor (n=60)" in out and f"(domain, 60 generated against {scorer.protocol.n_reference:,} of train)" in out
     itself = told(capsys, dataset.digest, dataset.digest, "--extractor", "domain")
     assert itself["scores"]["fid_domain"] < drawn["scores"]["fid_domain"]
 
