@@ -24,8 +24,9 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, prc_features_to_metr
 from ganpipe import prepare, sample
 from ganpipe.config import load_config
 from ganpipe.evaluate import domain, fidelity
-from ganpipe.evaluate.diagnostics import Groups, Real, diagnose
+from ganpipe.evaluate.diagnostics import Real, diagnose
 from ganpipe.evaluate.extractors import Weights, build_extractor
+from ganpipe.evaluate.neighbours import nearest
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
 from ganpipe.rng import derive_seed
@@ -35,9 +36,9 @@ from ganpipe.storage import Store, open_store
 
 N = 360
 ALARMS = ("duplicates", "missing_class", "memorised", "low_quality")
-NOISE = 64
+NOISE = 80
 """Standard deviation, of pixels from 0 to 255, in the matrix."""
-SWEEP = (16, 24, 32, 40, 48, 56, 96, 128, 192)
+SWEEP = (16, 32, 48, 56, 64, 72, 128)
 CONFIG = Path(__file__).parents[1] / "configs" / "digits-dcgan.yaml"
 
 
@@ -101,10 +102,11 @@ class Trial:
         return self._only(torch.isin(self.digits.labels_N[self.new], kept))
 
     def rare_class(self) -> Tensor:
-        """All classes, one of them at a fifth of its frequency."""
-        of_it = self.digits.labels_N[self.new] == torch.randint(10, (1,), generator=self.draws)
+        """All classes, one of them at a fifth of its frequency in the data."""
+        labels, chosen = self.digits.labels_N, torch.randint(10, (1,), generator=self.draws)
+        of_it, share = labels[self.new] == chosen, float((labels == chosen).double().mean())
         keep = ~of_it
-        keep[of_it.nonzero().flatten()[: round(int(of_it.sum()) / 5)]] = True
+        keep[of_it.nonzero().flatten()[: round(share * N / 5)]] = True
         return self._only(keep)
 
     def replayed(self) -> Tensor:
@@ -219,8 +221,10 @@ def trained(run: str, digits: Digits, seeds: range) -> Iterator[tuple[str, Gener
     for kept in ((0, 1, 6), (2, 5, 8)):
         sets = []
         for trial, features in zip(trials, drawn, strict=True):
-            of = Groups.of(trial.real(), N).of_rows(features)
-            sets.append((trial, features[torch.isin(of, torch.tensor(kept))][:N]))
+            real = trial.real()
+            assert real.labels_N is not None
+            digit = real.labels_N[nearest(features, real.train_ND)[1]]
+            sets.append((trial, features[torch.isin(digit, torch.tensor(kept))][:N]))
         yield f"classes {', '.join(map(str, kept))} only", sets
 
 

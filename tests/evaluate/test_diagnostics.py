@@ -40,7 +40,7 @@ def benchmark() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    module.MATRIX["real + noise"] = lambda trial: trial.noisy(96)
+    module.MATRIX["real + noise"] = lambda trial: trial.noisy(150)
     return module
 
 
@@ -93,7 +93,7 @@ def test_copies_are_named_by_number(trials: list) -> None:
 
 def test_noise_is_no_missing_class(benchmark: ModuleType, trials: list) -> None:
     """Noise moves images from class to class: which are missing cannot be told, and the sentence says so."""
-    found = diagnose(trials[0].noisy(150), trials[0].real())
+    found = diagnose(trials[0].noisy(160), trials[0].real())
     assert raised(found) == {"low_quality"}
     assert "not judged" in found.alarm("missing_class").detail and found.alarm("missing_class").statistic is None
 
@@ -169,7 +169,7 @@ def test_quality_is_low_when_few_are_as_near_as_real_images() -> None:
     """All training images at 0, held-out ones at 1, ..., 100: 91 of those lie within 91."""
     train, own = torch.zeros(10, 1), torch.ones(10)
     held_out = Nearness.of(torch.arange(1.0, 101)[:, None], train, own)
-    for near, wanted in ((44, True), (45, False), (46, False)):
+    for near, wanted in ((17, True), (18, False), (90, False)):
         samples = torch.tensor([91.0] * near + [91.5] * (100 - near))[:, None]
         found = diagnostics.low_quality(Nearness.of(samples, train, own), held_out)
         assert (found.raised, found.statistic) == (wanted, near / 100), found
