@@ -190,7 +190,7 @@ def low_quality(ours: Nearness, theirs: Nearness) -> Alarm:
     rank = math.ceil((1 - LIKE) * m)
     bound = theirs.distance_N.kthvalue(m - rank + 1).values
     like = int((ours.distance_N <= bound).sum())
-    enough = min(n - most_below(n, m, rank), math.ceil(LOW * LIKE * n))
+    enough = min(n - most_below(n, m, rank), math.ceil(round(LOW * LIKE * n, 6)))
     return Alarm(
         name="low_quality", raised=like < enough, statistic=like / n, threshold=enough / n,
         detail=f"{_of(like, n)} samples are like training images, of held-out real images {LIKE:.0%}; "
