@@ -196,9 +196,8 @@ def keep(ref: ModelRef, report: EvalReport, decision: Decision | None, store: St
     text = card(config, record, report, ref, decision)
     store.write_bytes(key(ref), text.encode())
     client.log_text(ref.tracking_run_id, text, f"reports/{key(ref).rpartition('/')[2]}")
-    source = client.get_model_version(ref.product, ref.version).source or ""
-    model = source.removeprefix("models:/")  # its `model_id` is None
+    source = client.get_model_version(ref.product, ref.version).source or ""  # its `model_id` is None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, FILE)
         path.write_text(text, encoding="utf-8")
-        client.log_model_artifact(model, str(path))
+        client.log_model_artifact(source.removeprefix("models:/"), str(path))
