@@ -82,6 +82,10 @@ class Case:
             kid_subset_size=min(1000, n, m), isc_splits=10 if many else 1, prc_neighborhood=3,
         )  # fmt: skip
 
+    def tolerance(self, name: str) -> float:
+        """Relative; torch-fidelity's distance of fewer images than features is off by 1e-5 (see `frechet.py`)."""
+        return 1e-4 if name == "fid" and self.weights.extractor == "inception" else 1e-6
+
     def ours(self, store: Store) -> dict[str, float]:
         """Every metric and interval, with what `store` has of the real side."""
         extractor, ranks = build_extractor(self.weights), Ranks()
@@ -161,7 +165,11 @@ def compare(case: Case, pairs: int, folder: Path, fid_inf: bool) -> dict[str, li
             for state, times in seconds.items():
                 theirs, expected = timed(lambda: case.theirs(Path(fresh) / "theirs", fid_inf))
                 ours, found = timed(lambda: case.ours(store))  # noqa: B023
-                wrong = [name for name in KEYS if not np.isclose(found[name], expected[name], rtol=1e-6, atol=0)]
+                wrong = [
+                    name
+                    for name in KEYS
+                    if not np.isclose(found[name], expected[name], rtol=case.tolerance(name), atol=0)
+                ]
                 assert not wrong, f"{state}: {wrong} are not equal: {found} against {expected}"
                 times.append((theirs, ours))
     return seconds

@@ -70,7 +70,7 @@ class Reference:
 
     @cached_property
     def gaussian(self) -> Gaussian:
-        return Gaussian.of(self.mu, self.sigma)
+        return Gaussian.of_rows(self.features_ND, self.mu, self.sigma)
 
 
 @dataclass(frozen=True)
