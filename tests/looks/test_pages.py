@@ -19,6 +19,7 @@ import pytest
 from browser import Browser, browser  # noqa: F401
 from s3_server import free_port
 
+from ganpipe.night import interval_text
 from ganpipe.refs import Decision, EvalReport
 from ganpipe.settings import Settings
 
@@ -213,9 +214,11 @@ def test_prefects_pages(shown: Shown, browser: Browser) -> None:  # noqa: F811
     assert decision.reason in text and decision.candidate_scores is not None
     rows = {line.split("\t")[0]: line.split("\t")[1:] for line in text.splitlines() if "\t" in line}
     gaussian = report.control("pca_gaussian").scores
-    columns = [rows["metric"].index(name) for name in ("model", "PCA-Gaussian")]
     for metric, value in decision.candidate_scores.scores.items():
-        assert [rows[metric][column] for column in columns] == [f"{value:.4g}", f"{gaussian[metric]:.4g}"]
+        model, interval, floor, control = rows[metric][:4]
+        assert (model, control) == (f"{value:.4g}", f"{gaussian[metric]:.4g}")
+        assert interval == interval_text(decision.candidate_scores.intervals.get(metric))
+        assert floor == f"{report.control('real').scores[metric]:.4g}"
     sizes = browser.driver.execute_script("return [...document.querySelectorAll('img')].map(i => i.naturalWidth)")
     assert sorted(sizes)[-2:] == [1280, 1296], "the trend, and candidate beside champion"
 
