@@ -4,7 +4,7 @@ protocol.py says what a score depends on; known.py names the extractors, weights
 domain.py turn images into features, which fidelity.py collects; scores.py makes numbers of them (frechet.py,
 manifold.py, modes.py, by_class.py), resampling.py their intervals, diagnostics.py alarms; controls.py measures what is
 no GAN; process.py is the child process that does it; exhibits.py makes what there is to see, page.py a page of it, and
-report.py keeps the result. images.py and score.py are `ganpipe score`.
+report.py keeps the result. images.py and scoring.py are `ganpipe score`.
 """
 
 from __future__ import annotations
