@@ -26,7 +26,7 @@ LAST_WORDS_SECONDS = 15.0
 
 
 def work(pool: str, settings: Settings) -> int:
-    """Be the worker of a pool until SIGTERM or SIGINT, which end its nights; a second one ends them at once.
+    """Be the worker of a pool until SIGTERM or SIGINT, which end its nights; more of them change nothing.
 
     Returns the exit code: 0 after a signal, else that of Prefect's worker. Even after SIGKILL nobody is left behind:
     the leash ends Prefect's worker, and the nights notice that it is gone.
@@ -55,6 +55,8 @@ def work(pool: str, settings: Settings) -> int:
     try:
         return process.wait()
     except _Stopped as reason:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         sys.stderr.write(f"{reason}: the nights of pool {pool} are ended, each at a checkpoint\n")
         end_nights(process.pid, GRACE_SECONDS + LAST_WORDS_SECONDS)
         return 0
