@@ -104,11 +104,9 @@ def most_below(n: int, m: int, rank: int, level: float = LEVEL) -> int:
     That number is beta-binomial whatever the distribution is (the precedence test, Nelson 1963); the result is exceeded
     with a probability of at most `level`.
     """
-    below = torch.arange(n + 1, dtype=torch.float64)
-    ways = _log_choose(below + rank - 1, below) + _log_choose(n + m - below - rank, n - below)
-    chance = (ways - _log_choose(n + m, n)).exp()
-    more = chance.flip(0).cumsum(0).flip(0) - chance  # of more than that
-    return int((more > level).sum())
+    from scipy.stats import betabinom
+
+    return int(betabinom.isf(level, n, rank, m - rank + 1))
 
 
 def fewest(n: int, hits: int, m: int, share: float, level: float) -> int:
@@ -117,24 +115,12 @@ def fewest(n: int, hits: int, m: int, share: float, level: float) -> int:
     Fewer have a probability of at most `level` (Fisher's exact test, one-sided) and are less than `share` of the real
     frequency. 0 when no number is too small.
     """
+    from scipy.stats import hypergeom
 
     def enough(found: int) -> bool:
-        return found * m >= share * hits * n or _at_most(found, n, hits + found, n + m) > level
+        return found * m >= share * hits * n or hypergeom.cdf(found, n + m, hits + found, n) > level
 
     return bisect_left(range(n + 1), True, key=enough)
-
-
-def _at_most(found: int, n: int, hits: int, total: int) -> float:
-    """Probability of at most that many hits among n of the total, drawn without replacement (hypergeometric)."""
-    k = torch.arange(max(0, n + hits - total), found + 1, dtype=torch.float64)
-    ways = _log_choose(hits, k) + _log_choose(total - hits, n - k)
-    return float((ways - _log_choose(total, n)).exp().sum())
-
-
-def _log_choose(n: Tensor | int, k: Tensor | int) -> Tensor:
-    """Logarithm of the binomial coefficient, float64."""
-    n, k = torch.as_tensor(n, dtype=torch.float64), torch.as_tensor(k, dtype=torch.float64)
-    return torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
 
 
 def unusual(real_M: Tensor, margin: float = 1.0) -> tuple[float, int]:
