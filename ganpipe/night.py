@@ -29,7 +29,7 @@ Call = Callable[..., Any]
 """(stage's name, function, *arguments) -> what the function returns."""
 
 CONTROLS = {"real": "floor", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
-INTERVAL = "95 % interval"
+INTERVAL = "large n, 95 %"
 INTERVAL_NOTE = "intervals are of the value at very many samples, where a Frechet distance has lost its bias"
 
 

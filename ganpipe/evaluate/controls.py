@@ -154,7 +154,7 @@ def _compute(
     known = extract(extractor, len(real), rows_of(real), ranks, f"real {kind}s")
     held_out = extract(extractor, len(others), rows_of(others), ranks, f"held-out {kind}s")
     classes = domain.class_names(dataset) if protocol.extractor == "domain" else ()
-    reference = Reference.of(known, protocol, classes)
+    reference = Reference.of(known, protocol, held_out, classes)
     train, seen = (real, known) if protocol.reference_split == "train" else (others, held_out)
     gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)
     n = protocol.n_generated
@@ -184,8 +184,11 @@ def _compute(
 
 
 def pack(reference: Reference, controls: list[ControlScores]) -> bytes:
+    """Of a data set, which has held-out rows."""
+    assert reference.held_out_MD is not None
     tensors = {
         "features": reference.features_ND.contiguous(),
+        "held_out": reference.held_out_MD.contiguous(),
         "logits": reference.logits_NK.contiguous(),
         "radii": reference.radii_N2.contiguous(),
         "mu": torch.from_numpy(np.ascontiguousarray(reference.mu)),
@@ -211,6 +214,7 @@ def unpack(data: bytes) -> tuple[Reference, list[ControlScores]]:
         tensors["radii"],
         tensors["mu"].numpy(),
         tensors["sigma"].numpy(),
+        tensors["held_out"],
         tuple(metadata["classes"]),
     )
     return reference, [ControlScores.model_validate(row) for row in metadata["controls"]]

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from ..gans.base import Request
 from ..prepare.manifest import Dataset
+from ..refs import ClassShare
 from ..rng import SampleRng
 from ..sample import LoadedGenerator, draw, grid, to_uint8
 from ..spec import Mixture, sampled
 from .fidelity import Features
 from .neighbours import nearest
-from .protocol import POINT_EXTRACTOR, Protocol
+from .protocol import Protocol
 from .scores import Reference
 
 GRID = 64
@@ -84,15 +85,6 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Share:
-    """How frequent a class is."""
-
-    name: str
-    real: float
-    generated: float
-
-
-@dataclass(frozen=True)
 class Points:
     """Points in the plane, float32 (N, 2)."""
 
@@ -133,7 +125,8 @@ class Exhibits:
     """Median distance of a training image to the nearest other one."""
     paths: Picture | None = None
     """One interpolation per row."""
-    shares: list[Share] = field(default_factory=list)
+    modes: list[ClassShare] = field(default_factory=list)
+    """Of points; classes of images are counted by their alarm."""
     points: Points | None = None
     frames: Frames | None = None
 
@@ -142,16 +135,15 @@ def make_exhibits(
     loaded: LoadedGenerator, generated: Features, reference: Reference, dataset: Dataset, protocol: Protocol, seed: int
 ) -> Exhibits:
     """Everything to show of a generator; `generated` has the features of the seed's samples 0, 1, ..."""
-    shares = class_shares(generated, reference, dataset, protocol)
     device = next(loaded.module.parameters()).device
     if loaded.output == "point":
         made = torch.cat(list(draw(loaded.gan, loaded.module, seed, range(POINTS), device))).cpu().numpy()
         real = np.array(dataset.column("point", "test")[:POINTS])
         on_paths = interpolations(loaded, seed, device).cpu().numpy().reshape(PATHS, STEPS, 2)
         points = Points(made, real, on_paths, sampled(dataset.spec()).mixture)
-        return Exhibits(seed, shares=shares, points=points)
-    train = dataset.column("image", protocol.reference_split)
-    known_ND = reference.features_ND
+        return Exhibits(seed, modes=mode_shares(generated, reference), points=points)
+    train = dataset.column("image", "train")
+    known_ND, _ = reference.trained_on(protocol)
     distance_N, index_N = nearest(generated.features_ND[:SEARCHED], known_ND)
 
     def pairs(numbers: Sequence[int]) -> list[Pair]:
@@ -167,13 +159,12 @@ def make_exhibits(
     return Exhibits(
         seed=seed,
         samples=_picture(images_of(loaded, seed, range(count), device)),
-        real=_picture(np.array(dataset.column("image", protocol.held_out)[:count])),
+        real=_picture(np.array(dataset.column("image", "test")[:count])),
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
         searched=len(distance_N),
         usual_distance=float(usual_N.median()),
         paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
-        shares=shares,
         frames=browsed(loaded, device),
     )
 
@@ -186,21 +177,16 @@ def images_of(
     return torch.cat([to_uint8(part).cpu() for part in parts]).numpy()
 
 
-def class_shares(generated: Features, reference: Reference, dataset: Dataset, protocol: Protocol) -> list[Share]:
-    """Frequencies of the classes that the extractor tells apart, read off real and generated rows alike; of the modes
-    that points are nearest to. Empty where there are no classes."""
-    made_N, real_M = generated.logits_NK, reference.logits_NK
-    if protocol.extractor == POINT_EXTRACTOR:
-        names = [f"mode {number + 1}" for number in range(made_N.shape[1])]
-        made_N, real_M = -made_N, -real_M  # distances to the modes
-    else:
-        names = list(reference.classes)
-    if not names:
-        return []
+def mode_shares(generated: Features, reference: Reference) -> list[ClassShare]:
+    """How many of generated and of real points are nearest to each mode."""
     ours, theirs = (
-        torch.bincount(rows.argmax(1), minlength=len(names)).double() / len(rows) for rows in (made_N, real_M)
+        torch.bincount(distances_NM.argmin(1), minlength=distances_NM.shape[1]).double() / len(distances_NM)
+        for distances_NM in (generated.logits_NK, reference.logits_NK)
     )
-    return [Share(name, float(real), float(made)) for name, real, made in zip(names, theirs, ours, strict=True)]
+    return [
+        ClassShare(name=f"mode {number}", real=float(real), generated=float(made))
+        for number, (real, made) in enumerate(zip(theirs, ours, strict=True), 1)
+    ]
 
 
 # --- through the latents -----------------------------------------------------------------------------------------

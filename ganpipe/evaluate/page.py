@@ -17,9 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from .. import config as configuration
-from ..refs import EvalReport, Scores
+from ..refs import ClassShare, EvalReport, Scores
 from .curve import curve
-from .exhibits import Exhibits, Points, Share
+from .exhibits import Exhibits, Points
 from .modes import HIGH_QUALITY_SIGMAS
 from .protocol import FRECHET, base_name, lower_is_better
 
@@ -155,13 +155,11 @@ def _by_class(report: EvalReport) -> dict[str, dict[str, tuple[float | None, flo
     }
 
 
-def _shares(report: EvalReport, exhibits: Exhibits | None) -> list[Share]:
-    """The extractor's classes; without them those that the alarms were given."""
-    if exhibits is not None and exhibits.shares:
-        return exhibits.shares
-    if report.diagnostics is None:
-        return []
-    return [Share(found.name, found.real, found.generated) for found in report.diagnostics.classes]
+def _shares(report: EvalReport, exhibits: Exhibits | None) -> list[ClassShare]:
+    """Of classes, as their alarm counted them; of points, of their modes."""
+    if report.diagnostics is not None:
+        return report.diagnostics.classes
+    return exhibits.modes if exhibits is not None else []
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

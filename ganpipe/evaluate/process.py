@@ -31,7 +31,7 @@ from .controls import reference_and_controls
 from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, make_exhibits
 from .extractors import build_extractor, feature_dim, find_weights
-from .fidelity import Features, NotFinite, extract, require_enough, rows_of, todays_protocol
+from .fidelity import Features, NotFinite, extract, require_enough, todays_protocol
 from .protocol import POINT_EXTRACTOR, Protocol, gate_metric, lower_is_better, seeds
 from .report import write_pages, write_report
 from .scores import Reference, mean_of, measure_all
@@ -103,10 +103,7 @@ class Scorer:
         """Alarms of the samples that these features are of; None of points, and when some seed made NaN."""
         if self.protocol.extractor == POINT_EXTRACTOR or len(seen) < len(sample_seeds):
             return None
-        images = self.dataset.column("image", self.protocol.held_out)[: self.protocol.n_generated]
-        held_out = extract(self.extractor, len(images), rows_of(images), self.ranks, "held-out images", self.stop)
-        sides = (self.reference.features_ND, held_out.features_ND)
-        real = Real(*sides if self.protocol.reference_split == "train" else sides[::-1])
+        real = Real(*self.reference.trained_on(self.protocol))
         if (label := self.dataset.spec().get("label")) is not None:
             labels = self.dataset.column("label", "train")[: len(real.train_ND)]
             real = replace(real, labels_N=torch.from_numpy(np.array(labels)), names=label.vocabulary or ())

@@ -53,11 +53,15 @@ class Reference:
     """(D,), float32."""
     sigma: np.ndarray
     """(D, D), float64."""
+    held_out_MD: Tensor | None = None
+    """Features of the control split, which alarms are calibrated on; None for images that are no data set."""
     classes: tuple[str, ...] = ()
     """What the logits stand for; empty when they are no classes of the data."""
 
     @classmethod
-    def of(cls, real: Features, protocol: Protocol, classes: tuple[str, ...] = ()) -> Reference:
+    def of(
+        cls, real: Features, protocol: Protocol, held_out: Features | None = None, classes: tuple[str, ...] = ()
+    ) -> Reference:
         """Raises InputError when all images have the same features."""
         mu, sigma = moments(real.features_ND)
         if not np.trace(np.atleast_2d(sigma)) > 0:
@@ -66,7 +70,14 @@ class Reference:
                 "is the data set one image over and over?"
             )
         near = radii(real.features_ND, (protocol.prc_neighborhood, protocol.density_neighborhood))
-        return cls(real.features_ND, real.logits_NK, near, mu, sigma, classes)
+        others = None if held_out is None else held_out.features_ND
+        return cls(real.features_ND, real.logits_NK, near, mu, sigma, others, classes)
+
+    def trained_on(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
+        """Features of a data set's training images and of its test images, whichever are measured against."""
+        assert self.held_out_MD is not None
+        sides = self.features_ND, self.held_out_MD
+        return sides if protocol.reference_split == "train" else sides[::-1]
 
     @cached_property
     def gaussian(self) -> Gaussian:

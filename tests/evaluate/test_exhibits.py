@@ -16,6 +16,7 @@ from ganpipe import pull, register
 from ganpipe.config import RunConfig
 from ganpipe.evaluate import exhibits, process
 from ganpipe.evaluate.fidelity import Features, extract, rows_of
+from ganpipe.evaluate.scores import Reference
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
 from ganpipe.refs import Decision
@@ -69,17 +70,14 @@ def test_copies_are_shown_beside_what_they_copy(made: tuple[process.Scorer, Load
     assert (cell == dataset.column("image", "test")[0][0]).all()
 
 
-def test_classes_are_counted_on_both_sides_alike(made: tuple[process.Scorer, LoadedGenerator]) -> None:
-    scorer, _ = made
-    reference = scorer.reference
-    seven = reference.logits_NK.argmax(1) == 7
-    only = Features(reference.features_ND[seven], reference.logits_NK[seven])
-    shares = exhibits.class_shares(only, reference, scorer.dataset, scorer.protocol)
-    assert [share.name for share in shares] == list(map(str, range(10)))
-    assert [share.generated for share in shares] == [0, 0, 0, 0, 0, 0, 0, 1, 0, 0]
-    assert sum(share.real for share in shares) == pytest.approx(1)
-    labels = np.bincount(scorer.dataset.column("label", "train")) / len(reference.logits_NK)
-    assert [share.real for share in shares] == pytest.approx(labels, abs=0.03)
+def test_modes_are_counted_by_the_nearest() -> None:
+    distances_NM = torch.tensor([[0.1, 9, 9], [9, 0.2, 9], [7, 8, 9], [9, 9, 0.3]])
+    real = Features(torch.zeros(4, 2), distances_NM)
+    reference = Reference(real.features_ND, real.logits_NK, torch.zeros(4, 2), np.zeros(2), np.eye(2))
+    shares = exhibits.mode_shares(Features(torch.zeros(2, 2), distances_NM[:2]), reference)
+    assert [(share.name, share.real, share.generated) for share in shares] == [
+        ("mode 1", 0.5, 0.5), ("mode 2", 0.25, 0.5), ("mode 3", 0.25, 0),
+    ]  # fmt: skip
 
 
 def test_every_step_of_an_interpolation_is_a_normal_draw() -> None:

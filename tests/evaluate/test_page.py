@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ganpipe.evaluate.exhibits import Exhibits, Frames, Pair, Picture, Points, Share
+from ganpipe.evaluate.exhibits import Exhibits, Frames, Pair, Picture, Points
 from ganpipe.evaluate.page import Champion, course, latent_page, page
 from ganpipe.refs import Alarm, CheckpointRef, ClassShare, ControlScores, Diagnostics, EvalReport, SnapshotScores
 from ganpipe.spec import Mixture
@@ -96,7 +96,7 @@ def shown(**update: Any) -> Exhibits:
         "seed": 11, "samples": picture(), "real": picture(9), "searched": 9, "usual_distance": 1.375,
         "closest": [Pair(3, picture(1, 1), picture(2, 1), 0.1875)],
         "first": [Pair(0, picture(1, 1), picture(2, 1), 2.75)],
-        "paths": picture(5), "shares": [Share(EVIL, 0.125, 0.25), Share("seven", 0.875, 0.75)],
+        "paths": picture(5),
         "frames": Frames((0, 1), (0.5, 1.0), 4, [[picture(10), picture(11)], [picture(12), picture(13)]]),
     }  # fmt: skip
     return Exhibits(**{**fields, **update})
@@ -129,7 +129,6 @@ def test_nothing_is_taken_for_markup_and_nothing_is_loaded() -> None:
     for html in (
         page(report(), shown(), rival, {EVIL: EVIL}, 'a"b.html'),
         latent_page(report(), shown(), "x.html"),
-        page(report(metric="fid_domain"), shown(shares=[])),
     ):
         read = Reader(html)
         assert EVIL in read.text
@@ -151,8 +150,7 @@ def test_what_is_missing_is_left_out() -> None:
     assert "nan" in lonely and "only snapshot" in lonely
     without_frames = Reader(page(report(), shown(frames=None)))
     assert "Step through" not in without_frames.text and "Interpolations" in without_frames.text
-    clusters = Reader(page(report(), shown(shares=[]))).text
-    assert "37.5 % of 12.5" in clusters, "without classes of the extractor's, those of the alarms"
+    assert "37.5 % of 12.5" in Reader(page(report())).text, "classes are those of the alarms"
 
 
 def test_points_have_a_page() -> None:
@@ -160,7 +158,8 @@ def test_points_have_a_page() -> None:
         np.array([[0, 1], [50, 0]], np.float32), np.array([[1, 0]], np.float32),
         np.zeros((1, 2, 2), np.float32), Mixture(centres=((0, 1), (1, 0)), deviation=0.1),
     )  # fmt: skip
-    read = Reader(page(report(diagnostics=None), Exhibits(seed=1, shares=[Share("mode 1", 0.5, 0.25)], points=points)))
+    modes = [ClassShare(name="mode 1", real=0.5, generated=0.25)]
+    read = Reader(page(report(diagnostics=None), Exhibits(seed=1, modes=modes, points=points)))
     drawn = [attributes["class"] for tag, attributes in read.tags if tag == "circle"]
     assert [drawn.count(kind) for kind in ("real", "mode", "generated")] == [1, 2, 1]
     assert "1 points outside" in read.text and "25.0 % of 50.0" in read.text and "Nearest" not in read.text
