@@ -26,10 +26,11 @@ from prefect.settings import PREFECT_UI_URL
 
 from ganpipe.config import load_config
 from ganpipe.errors import InputError, WorkFailed
-from ganpipe.night import Night, markdown, night, summary
+from ganpipe.night import Night, night
 from ganpipe.notes import in_short
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store, scratch_folder
+from ganpipe.summary import markdown, summary
 
 from .progress import progress_of
 

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from . import __version__, commands, measuring
+from . import __version__, commands, looking, measuring
 from .commands import Outcome, say
 from .errors import GanpipeError, InputError, of_the_disk
 from .quiet import keep_to_ourselves, set_up_logging
@@ -113,25 +113,25 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("file", metavar="FILE", nargs="?", help="safetensors, or a state dictionary in torch's format")
     added.add_argument("--extractor", metavar="NAME", help="whose they are, for a file that is no official one")
 
-    command("runs", commands.runs, "list the runs of the store")
+    command("runs", looking.runs, "list the runs of the store")
 
-    added = command("compare", commands.compare, "runs side by side: what they are, and how they score")
+    added = command("compare", looking.compare, "runs side by side: what they are, and how they score")
     added.add_argument("runs", metavar="RUN", nargs="+", help="two runs or more")
 
-    added = command("trend", commands.trend, "score, speed and cost of a product over its nights")
+    added = command("trend", looking.trend, "score, speed and cost of a product over its nights")
     added.add_argument("model", metavar="MODEL", help="the product")
     added.add_argument("--out", metavar="PATH", required=True, help="x.html: picture and table; x.png: the picture")
     added.add_argument("--nights", metavar="N", type=_positive, default=60, help="how many, the newest")
 
-    added = command("logs", commands.logs, "what happened in a run")
+    added = command("logs", looking.logs, "what happened in a run")
     added.add_argument("run", metavar="RUN")
     added.add_argument("--follow", action="store_true", help="until its training ends, or Ctrl-C")
 
-    added = command("pull", commands.pull, "all of a model that is needed elsewhere, as files")
+    added = command("pull", looking.pull, "all of a model that is needed elsewhere, as files")
     added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, or a run's id")
     added.add_argument("--out", metavar="DIR", required=True, help="a new folder")
 
-    added = command("gc", commands.gc, "remove checkpoints beyond register.keep, and what killed writers left")
+    added = command("gc", looking.gc, "remove checkpoints beyond register.keep, and what killed writers left")
     added.add_argument("--dry-run", action="store_true", help="only list it")
     for kind in ("last", "best"):
         meaning = f"how many of the {kind} checkpoints stay, in runs whose register.keep is null"
@@ -155,8 +155,8 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--pool", default="ganpipe")
 
     meaning = "whether all is there that a night needs, and how to mend what is not; exits with 2 for a problem"
-    of_config(command("doctor", commands.doctor, meaning), needed=False)
-    added = command("ui", commands.ui, "serve MLflow's and Prefect's pages on this machine")
+    of_config(command("doctor", looking.doctor, meaning), needed=False)
+    added = command("ui", looking.ui, "serve MLflow's and Prefect's pages on this machine")
     added.add_argument("--port", type=int, default=5000, help="of MLflow's")
     added.add_argument("--prefect-port", metavar="PORT", type=int, default=4200)
     return parser

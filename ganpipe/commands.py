@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import logging
 import os
 import sys
@@ -53,12 +51,13 @@ def say(text: str) -> None:
 
 
 def run(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .night import Night, night, summary
+    from .night import Night, night
+    from .summary import summary
 
     if args.no_orchestrator:
-        result = night(_config(args), settings, started=datetime.now(UTC), where="ganpipe run --no-orchestrator")
+        result = night(config_of(args), settings, started=datetime.now(UTC), where="ganpipe run --no-orchestrator")
     else:
-        _config(args)  # a wrong configuration is told before a server is started for it
+        config_of(args)  # a wrong configuration is told before a server is started for it
         quiet_orchestrator(settings)
         from flows.nightly import nightly
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace, settings: Settings) -> Outcome:
 def prepare(args: argparse.Namespace, settings: Settings) -> Outcome:
     from . import prepare
 
-    ref = prepare.run(_config(args), settings)
+    ref = prepare.run(config_of(args), settings)
     rows = ", ".join(f"{count} {split}" for split, count in ref.rows.items())
     return Outcome(ref, f"data set {ref.digest}: {rows}")
 
@@ -87,7 +86,7 @@ def train(args: argparse.Namespace, settings: Settings) -> Outcome:
     else:
         if not args.config:
             raise InputError("name the configuration to train, or a run to continue with --resume RUN")
-        config = _config(args)
+        config = config_of(args)
         started = _created(args.run, settings) or datetime.now(UTC)
         dataset = prepare.run(config, settings)
         config = with_seed(config, started)
@@ -101,7 +100,8 @@ def train(args: argparse.Namespace, settings: Settings) -> Outcome:
 def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     from . import evaluate
     from .evaluate.protocol import headline
-    from .night import aligned, compared, control_columns, mirror_scores
+    from .night import mirror_scores
+    from .tables import aligned, compared, control_columns
 
     _, config = _begun(args, settings, args.run)
     report = evaluate.run(config, args.run, settings)
@@ -122,7 +122,7 @@ def register(args: argparse.Namespace, settings: Settings) -> Outcome:
     return Outcome(ref, f"{ref.product} version {ref.version}: {ref.checkpoint.prefix}")
 
 
-def _config(args: argparse.Namespace, base: RunConfig | None = None) -> RunConfig:
+def config_of(args: argparse.Namespace, base: RunConfig | None = None) -> RunConfig:
     from .config import load_config
 
     seed = getattr(args, "seed", None)
@@ -137,7 +137,7 @@ def _begun(args: argparse.Namespace, settings: Settings, run_id: str) -> tuple[R
 
     store = open_store(settings.store)
     record, own = open_run(store, run_id)
-    config = with_seed(_config(args, own), record.created)
+    config = with_seed(config_of(args, own), record.created)
     begin_run(store, record, config)
     return record, config
 
@@ -236,7 +236,7 @@ def deploy(args: argparse.Namespace, settings: Settings) -> Outcome:
     else:
         nights = [
             Nightly(
-                config=_config(args),
+                config=config_of(args),
                 schedule=scheduled(args.cron, args.timezone),
                 pool=args.pool,
                 num_processes=settings.num_processes,
@@ -257,118 +257,3 @@ def worker(args: argparse.Namespace, settings: Settings) -> Outcome:
 
     code = work(args.pool, settings)
     return Outcome({"exit_code": code}, "the worker has ended", exit_code=code)
-
-
-# --- looking around ----------------------------------------------------------------------------------------------
-
-
-def runs(_args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .night import aligned
-    from .runs import list_runs
-    from .storage import open_store
-
-    store = open_store(settings.store)
-    listed = [summary.model_dump(mode="json") for summary in list_runs(store)]
-    rows = [
-        [
-            entry["run_id"],
-            entry["state"],
-            "-" if entry["kimg"] is None else f"{entry['kimg']:g} kimg",
-            "-" if entry["best"] is None else f"{entry['metric']} {float(entry['best']):.4g}",
-            "-" if entry["protocol_hash"] is None else entry["protocol_hash"][:8],
-        ]
-        for entry in listed
-    ]
-    header = ["run", "state", "trained", "best", "protocol"]
-    return Outcome({"runs": listed}, "\n".join(aligned([header, *rows])) if rows else f"no runs in {store.uri}")
-
-
-def compare(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .compare import comparison, readable
-    from .storage import open_store
-
-    if len(set(args.runs)) < 2:
-        raise InputError("name two runs or more; `ganpipe runs` lists them")
-    result = comparison(open_store(settings.store), list(dict.fromkeys(args.runs)))
-    return Outcome(result, readable(result), InputError.exit_code if result["refused"] else 0)
-
-
-def logs(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .logs import follow, history, readable
-    from .storage import open_store
-
-    store = open_store(settings.store)
-    found = history(store, args.run, settings)
-    return Outcome(found, follow(store, args.run, settings) if args.follow else readable(found))
-
-
-def trend(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from . import trend
-    from .storage import open_store
-
-    path = Path(args.out).expanduser()
-    if path.suffix.lower() not in (".html", ".png"):
-        raise InputError(f"--out {path}: a trend is written as .html or .png")
-    rows = trend.nights(args.model, open_store(settings.store), args.nights)
-    png = trend.picture(args.model, rows)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png if path.suffix.lower() == ".png" else trend.page(args.model, rows, png).encode())
-    except OSError as error:
-        raise InputError(f"--out {path}: {error}") from error
-    result = {"path": str(path.resolve()), "nights": [row.model_dump(mode="json") for row in rows]}
-    return Outcome(result, f"{len(rows)} nights of {args.model}: {path}")
-
-
-def pull(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .pull import pull
-
-    result = pull(args.model, Path(args.out).expanduser(), settings)
-    return Outcome(result, f"{result['checkpoint']}: {', '.join(result['files'])} in {result['path']}")
-
-
-def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .config import KeepConfig
-    from .gc import find_garbage
-    from .storage import open_store
-
-    given = {name: value for name in ("last", "best") if (value := getattr(args, f"keep_{name}")) is not None}
-    found = list(find_garbage(open_store(settings.store), datetime.now(UTC), KeepConfig(**given) if given else None))
-    if not args.dry_run:
-        for item in found:
-            item.remove()
-    total = sum(item.size for item in found)
-    lines = [f"{item.size / 1e6:9.3f} MB  {item.what}: {item.why}" for item in found]
-    lines.append(f"{total / 1e6:9.3f} MB  {'could be' if args.dry_run else 'were'} removed")
-    removed = [{"what": item.what, "bytes": item.size, "why": item.why} for item in found]
-    return Outcome({"removed": removed, "bytes": total, "dry_run": args.dry_run}, "\n".join(lines))
-
-
-def doctor(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .doctor import examine
-
-    checks = examine(_config(args) if args.config else None, settings)
-    problems = sum(check.verdict == "problem" for check in checks)
-    lines = [f"{check.verdict:7}  {check.what}: {check.finding}" for check in checks]
-    result = {"checks": [vars(check) for check in checks], "problems": problems}
-    return Outcome(result, "\n".join(lines), InputError.exit_code if problems else 0)
-
-
-def ui(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .ui import serving
-
-    if not settings.tracking_on:
-        raise InputError("GANPIPE_TRACKING_URI is off: there is nothing to look at")
-    with serving(settings, args.port, args.prefect_port) as pages:
-        mlflow, prefect = pages.addresses["mlflow"], pages.addresses["prefect"]
-        page = f"{mlflow}/#/experiments?workflowType=machine_learning"  # not its pages for language models
-        outcome = Outcome(pages.addresses, f"MLflow   {page}\nPrefect  {prefect}")
-        if not pages.servers:
-            return outcome
-        with contextlib.redirect_stdout(sys.__stdout__):
-            say(json.dumps(outcome.result) if args.json else f"{outcome.text}\nCtrl-C ends what was started here")
-        try:
-            pages.stay()
-        except KeyboardInterrupt:
-            log.info("the pages are closed")
-    sys.exit(0)

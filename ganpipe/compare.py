@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from .config import config_to_json, differences
 from .errors import InputError
 from .evaluate.protocol import Protocol, headline, require_same
-from .night import aligned
 from .refs import EvalReport
 from .runs import checkpoints, open_run, read_state, reports
 from .storage import Store
+from .tables import aligned
 
 
 def comparison(store: Store, run_ids: Sequence[str]) -> dict[str, Any]:

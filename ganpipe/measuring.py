@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def score(args: argparse.Namespace, settings: Settings) -> Outcome:
     from .evaluate.protocol import default_metric, headline
     from .evaluate.scoring import score_images
-    from .night import INTERVAL, INTERVAL_NOTE, aligned, compared, control_columns
+    from .tables import INTERVAL, INTERVAL_NOTE, aligned, compared, control_columns
 
     result = score_images(
         args.real,

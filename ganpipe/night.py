@@ -9,15 +9,13 @@ from __future__ import annotations
 import logging
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 from .config import RunConfig, config_digest
 from .errors import InputError, WorkFailed
-from .evaluate.protocol import headline
-from .refs import CheckpointRef, ControlScores, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
+from .refs import CheckpointRef, DatasetRef, Decision, EvalReport, ModelRef, Ref, SnapshotScores
 from .runs import RunRecord, checkpoints, new_run_id, with_seed
 from .settings import Settings
 from .storage import Store, open_store
@@ -27,10 +25,6 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Call = Callable[..., Any]
 """(stage's name, function, *arguments) -> what the function returns."""
-
-CONTROLS = {"real": "floor", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
-INTERVAL = "large n, 95 %"
-INTERVAL_NOTE = "intervals are of the value at very many samples, where a Frechet distance has lost its bias"
 
 
 class Night(Ref):
@@ -104,7 +98,7 @@ def night(
     report: EvalReport = call("evaluate", evaluate.run, config, record.run_id, settings)
     mirror_scores(report, settings)
 
-    _headline(4, "register", f"the best snapshot ({_kimg(report.best)}) as {product}")
+    _headline(4, "register", f"the best snapshot ({kimg(report.best)}) as {product}")
     model: ModelRef = call("register", register.run, config, report, settings)
 
     _headline(5, "promote", f"{product} version {model.version} asks the gate")
@@ -209,148 +203,5 @@ def mirror_scores(report: EvalReport, settings: Settings) -> None:
         log.warning("%s", error)
 
 
-# --- for people --------------------------------------------------------------------------------------------------
-
-
-def score_rows(night: Night) -> list[list[str]]:
-    """metric | model | controls | champion, the gate's metric first."""
-    model = night.decision.candidate_scores or night.report.best
-    champion = night.decision.champion_scores
-    others = control_columns(night.report.controls if _one_protocol(night) else night.decision.controls)
-    return compared(
-        night.decision.metric,
-        {"model": model.scores, **others, "champion": champion.scores if champion else {}},
-        model.intervals,
-    )
-
-
-def control_columns(controls: Sequence[ControlScores]) -> dict[str, Mapping[str, float]]:
-    """Label -> scores. The floor's label says of how many images it is: no score of another number compares with it."""
-    return {
-        f"{CONTROLS.get(control.name, control.name)}{f' (n={control.n})' if control.name == 'real' else ''}": (
-            control.scores
-        )
-        for control in controls
-    }
-
-
-def compared(
-    first: str,
-    columns: Mapping[str, Mapping[str, float]],
-    intervals: Mapping[str, tuple[float, float]] | None = None,
-) -> list[list[str]]:
-    """Rows of a table of scores: one per metric, `first` first, one column per name.
-
-    `intervals` are of the first column's scores, and stand beside it when there are any.
-    """
-    metrics = sorted(next(iter(columns.values())), key=lambda name: (name != first, name))
-    rows = [["metric", *columns]]
-    for metric in metrics:
-        rows.append([metric, *(f"{scores[metric]:.4g}" if metric in scores else "-" for scores in columns.values())])
-    if intervals:
-        cells = [INTERVAL, *(interval_text(intervals.get(metric)) for metric in metrics)]
-        for row, cell in zip(rows, cells, strict=True):
-            row.insert(2, cell)
-    return rows
-
-
-def interval_text(interval: tuple[float, float] | None) -> str:
-    """`[0.41, 0.52]`"""
-    return "-" if interval is None else f"[{interval[0]:.3g}, {interval[1]:.3g}]"
-
-
-def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of cells as lines of text: names to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
-        for name, *cells in rows
-    ]
-
-
-def summary(night: Night, settings: Settings) -> str:
-    """The end of a night, in plain text."""
-    remote = settings.tracking_uri.startswith("http")
-    lines = [
-        f"run      {night.run_id}",
-        f"trained  {night.checkpoint.images_seen / 1000:g} kimg, best snapshot {_kimg(night.report.best)}",
-        f"model    {night.model.product} version {night.model.version}",
-        "",
-        *aligned(rows := score_rows(night)),
-        *([f"({INTERVAL_NOTE})"] if INTERVAL in rows[0] else []),
-        "",
-        f"protocol {_protocol(night)}",
-        *(f"alarm    {line}" for line in _alarms(night)),
-        f"{_verdict(night)}: {night.decision.reason}",
-        "",
-        f"samples  {_place(night.grid)}",
-        f"report   {_place(night.report_page or night.report_picture)}",
-        f"look     {settings.tracking_uri if remote else 'ganpipe ui'}",
-    ]
-    return "\n".join(lines)
-
-
-def _alarms(night: Night) -> list[str]:
-    """Those that the best snapshot raises."""
-    diagnostics = night.report.diagnostics
-    return [f"{alarm.name}: {alarm.detail}" for alarm in diagnostics.raised] if diagnostics else []
-
-
-def _protocol(night: Night) -> str:
-    """Of the scores that are shown."""
-    report = night.report
-    of_report = headline(report.protocol, report.protocol_hash)
-    return of_report if _one_protocol(night) else f"{night.decision.protocol_hash} (the run's evaluation: {of_report})"
-
-
-def _one_protocol(night: Night) -> bool:
-    """Whether the gate scored nothing, or under the protocol of the run's evaluation."""
-    return night.decision.protocol_hash in ("", night.report.protocol_hash)
-
-
-def _place(uri: str) -> str:
-    """A path, when that is what a URI means."""
-    return unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
-
-
-def _linked(night: Night) -> str:
-    """The report's page where a browser reaches it, else its place in the store."""
-    place = night.report_page or night.report_picture
-    name = place.rpartition("/")[2]
-    return f"[{name}]({night.run_page}/artifacts/reports/{name})" if night.run_page else f"`{place}`"
-
-
-def _verdict(night: Night) -> str:
-    return "promoted" if night.decision.promoted else "not promoted"
-
-
-def markdown(night: Night, samples: str | None = None, trend: str | None = None) -> str:
-    """The end of a night as a page; `samples` and `trend` are addresses of its pictures."""
-    head, *rows = score_rows(night)
-    checks = [(check, "passed" if check.passed else "**failed**") for check in night.decision.checks]
-    lines = [
-        f"# {night.model.product} version {night.model.version}: {_verdict(night)}",
-        "",
-        night.decision.reason,
-        "",
-        *(["![samples, the same noise for both](" + samples + ")", ""] if samples else []),
-        f"| {' | '.join(head)} |",
-        f"| {' | '.join(['---'] * len(head))} |",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-        *([f"{INTERVAL_NOTE.capitalize()}.", ""] if INTERVAL in head else []),
-        *(f"- {verdict}: {check.name}: {check.detail}" for check, verdict in checks),
-        "",
-        *(f"- **alarm** {line}\n" for line in _alarms(night)),
-        *(["![score, speed and cost over the nights](" + trend + ")", ""] if trend else []),
-        f"Run `{night.run_id}`, {night.checkpoint.images_seen / 1000:g} kimg, best at {_kimg(night.report.best)}; "
-        f"data set `{night.dataset.digest[:12]}`; protocol {_protocol(night)}.",
-        "",
-        f"- samples: `{night.grid}`",
-        f"- report: {_linked(night)}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _kimg(snapshot: SnapshotScores) -> str:
+def kimg(snapshot: SnapshotScores) -> str:
     return f"{snapshot.checkpoint.images_seen / 1000:g} kimg"

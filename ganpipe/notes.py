@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from .config import RunConfig
 from .evaluate.protocol import headline
-from .night import compared, control_columns
 from .refs import Decision, EvalReport, ModelRef
 from .runs import RunRecord
+from .tables import compared, control_columns
 
 NOTE = "mlflow.note.content"
 FOOTER = "*Kept up to date by ganpipe; take this line out to keep words of your own.*"

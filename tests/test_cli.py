@@ -18,10 +18,12 @@ from tiny import tiny_raw
 from ganpipe.cli import main
 from ganpipe.config import load_config
 from ganpipe.errors import InputError
-from ganpipe.night import aligned, git_state, markdown, night, score_rows, summary
+from ganpipe.night import git_state, night
 from ganpipe.refs import Alarm, Diagnostics
 from ganpipe.settings import Settings
 from ganpipe.storage import Store
+from ganpipe.summary import markdown, score_rows, summary
+from ganpipe.tables import aligned
 
 
 @pytest.fixture

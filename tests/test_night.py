@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from nights import DATASET, checkpoint, decision, model, report
 
-from ganpipe.night import INTERVAL, INTERVAL_NOTE, Night, markdown, score_rows, summary
+from ganpipe.night import Night
 from ganpipe.settings import Settings
+from ganpipe.summary import markdown, score_rows, summary
+from ganpipe.tables import INTERVAL, INTERVAL_NOTE
 
 MADE = Night(
     run_id="tiny-run", dataset=DATASET, checkpoint=checkpoint(), report=report(), model=model(), decision=decision(),

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 from tqdm import tqdm
 
-from ..config import EvaluateConfig
 from ..errors import InputError, Interrupted, WorkFailed
+from ..evaluateconfig import EvaluateConfig
 from ..launch import StopSignal
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks

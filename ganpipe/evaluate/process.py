@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
-from ..config import EvaluateConfig, RunConfig, load_config
+from ..config import RunConfig, load_config
 from ..errors import InputError, WorkFailed
+from ..evaluateconfig import EvaluateConfig
 from ..launch import StopSignal, child_main
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks

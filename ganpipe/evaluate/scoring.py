@@ -10,8 +10,8 @@ import torch
 from torch_fidelity import FeatureExtractorBase
 from tqdm import tqdm
 
-from ..config import EvaluateConfig
 from ..errors import InputError
+from ..evaluateconfig import EvaluateConfig
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..refs import ControlScores, Scores

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..evaluate.protocol import lower_is_better
-from ..night import CONTROLS
 from ..refs import Decision, EvalReport, ModelRef, Scores
 from ..storage import Store
+from ..tables import CONTROLS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -19,9 +19,9 @@ import pytest
 from browser import Browser, browser  # noqa: F401
 from s3_server import free_port
 
-from ganpipe.night import interval_text
 from ganpipe.refs import Decision, EvalReport
 from ganpipe.settings import Settings
+from ganpipe.tables import interval_text
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
