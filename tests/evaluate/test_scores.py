@@ -224,7 +224,7 @@ def test_each_class_is_scored_by_itself() -> None:
 
     real, generated = of_classes([100, 100, 100, 5], 0), of_classes([100, 100, 4, 20], 4)
     used = protocol(len(generated), len(real), kid_subset_size=20)
-    found = measure(generated, Reference.of(real, used, ("a", "b", "c", "d")), used).by_class
+    found = measure(generated, Reference.of(real, used, classes=("a", "b", "c", "d")), used).by_class
     assert set(found["recall"]) == {"a", "b", "c"} and set(found["kid"]) == set(found["fid"]) == {"a", "b"}
     assert found["recall"]["a"] > 0.5 > 0.1 > found["recall"]["b"]
     rows = [side.features_ND[side.logits_NK.argmax(1) == 1] for side in (generated, real)]
