@@ -29,8 +29,8 @@ from ganpipe.evaluate.extractors import Weights, build_extractor
 from ganpipe.evaluate.neighbours import nearest
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
-from ganpipe.rng import derive_seed
 from ganpipe.runs import checkpoints
+from ganpipe.seeds import derive_seed
 from ganpipe.settings import Settings
 from ganpipe.storage import Store, open_store
 

@@ -63,10 +63,10 @@ def nights(name: str, environment: dict[str, str], count: int) -> None:
 
 
 def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **options: Any) -> Any:
         began = time.perf_counter()
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         finally:
             spent.append(time.perf_counter() - began)
 

@@ -6,18 +6,13 @@ same on any number of ranks and after any number of resumes. A sampling draw is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-
-def derive_seed(*key: int | str) -> int:
-    """A 63-bit seed from a tuple of integers and names; the same on every platform and version."""
-    digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+from .seeds import derive_seed
 
 
 def generator_for(device: torch.device | str, *key: int | str) -> torch.Generator:

@@ -15,7 +15,7 @@ from .config import RunConfig, config_digest, config_to_json, config_to_yaml, di
 from .configfile import parse_yaml
 from .errors import InputError
 from .refs import CheckpointRef, DatasetRef, EvalReport, Ref
-from .rng import derive_seed
+from .seeds import derive_seed
 from .storage import CorruptObject, Store
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from .errors import InputError
 from .gans import GANS
 from .gans.base import GAN, OutputKind, Request
-from .rng import SampleRng, derive_seed
+from .rng import SampleRng
+from .seeds import derive_seed
 from .spec import DataSpec, sampled, spec_from_json, spec_to_json
 
 if TYPE_CHECKING:

@@ -215,7 +215,8 @@ class Sink:
         values += [(f"best/{name}", value, step) for name, value in report.best.scores.items()]
         values += [(f"control_{control.name}/{name}", value, step)
                    for control in report.controls for name, value in control.scores.items()]  # fmt: skip
-        known = {name: self.client.get_metric_history(self.id, name) for name in {name for name, _, _ in values}}
+        there = self.client.get_run(self.id).data.metrics.keys() & {name for name, _, _ in values}
+        known = {name: self.client.get_metric_history(self.id, name) for name in there}
         rows = {(name, metric.step, metric.value) for name, history in known.items() for metric in history}
         now = round(time.time() * 1000)
         new = [metric for name, value, step in values if (name, step, value) not in rows

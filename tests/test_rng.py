@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from ganpipe.rng import SampleRng, StepRng, derive_seed
+from ganpipe.rng import SampleRng, StepRng
+from ganpipe.seeds import derive_seed
 
 CPU = torch.device("cpu")
 STEP = StepRng(seed=7, images_seen=320, update="d0", global_batch=8, rows=slice(0, 8), device=CPU)

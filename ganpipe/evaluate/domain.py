@@ -22,8 +22,8 @@ from tqdm import trange
 
 from ..errors import InputError
 from ..prepare.manifest import Dataset
-from ..rng import derive_seed
 from ..sample import to_float
+from ..seeds import derive_seed
 from ..storage import MANIFEST, Conflict, Store, sha256_of_bytes
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from .. import config as configuration
 from ..config import RunConfig
 from ..errors import InputError
+from ..seeds import derive_seed
 from . import known
 
 FRECHET = "fid"
@@ -284,6 +285,4 @@ def lower_is_better(metric: str) -> bool:
 
 def seeds(purpose: str, count: int) -> list[int]:
     """`count` sample seeds of one purpose (`select`, `score`, ...); those of different purposes share none."""
-    from ..rng import derive_seed  # imports torch
-
     return [derive_seed("evaluate", purpose, index) for index in range(count)]

@@ -118,8 +118,8 @@ def _decide(
     candidate: ModelRef, champion: ModelRef | None, store: Store, settings: Settings, where: str, score: Score | None
 ) -> Decision:
     """Score both on common seeds and ask the gate."""
-    from ..rng import derive_seed
     from ..runs import open_run
+    from ..seeds import derive_seed
 
     if champion is not None and champion.checkpoint == candidate.checkpoint:
         return _unscored(candidate, champion, False, f"version {candidate.version} is the champion already", where)

@@ -13,7 +13,7 @@ from ..evaluate.diagnostics import duplicates
 from ..evaluate.domain import pooled
 from ..gans.base import GAN
 from ..prepare.manifest import Dataset
-from ..rng import derive_seed
+from ..seeds import derive_seed
 from .checkpoint import Progress
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from torch import nn
 from .. import sample
 from ..gans.base import GAN
 from ..prepare.manifest import Dataset
-from ..rng import derive_seed
+from ..seeds import derive_seed
 
 GRID_SAMPLES = 64
 POINT_SAMPLES = 2500

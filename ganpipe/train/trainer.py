@@ -26,7 +26,8 @@ from ..gans.base import Batch, Loss, Networks, Step, freeze
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..refs import CheckpointRef
-from ..rng import StepRng, derive_seed
+from ..rng import StepRng
+from ..seeds import derive_seed
 from ..storage import Store
 from . import alarms
 from .checkpoint import Progress, Sections, computes_bf16, load_checkpoint, machine_facts, write_checkpoint

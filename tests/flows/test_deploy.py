@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,12 @@ def test_without_a_server(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["worker"]) == 2
     assert main(["deploy"]) == 2
     assert "--file" in capsys.readouterr().err
+
+
+def test_flows_import_no_torch() -> None:
+    """A worker lives for months, and every night begins with them: seconds and memory that nobody uses."""
+    asked = "import sys, flows.nightly, flows.worker; print(sorted({'torch', 'mlflow', 'datasets'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=LIST.parents[1]
+    )
+    assert done.stdout == "[]\n"
