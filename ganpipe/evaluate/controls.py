@@ -184,16 +184,15 @@ def _compute(
 
 
 def pack(reference: Reference, controls: list[ControlScores]) -> bytes:
-    """Of a data set, which has held-out rows."""
-    assert reference.held_out_MD is not None
     tensors = {
         "features": reference.features_ND.contiguous(),
-        "held_out": reference.held_out_MD.contiguous(),
         "logits": reference.logits_NK.contiguous(),
         "radii": reference.radii_N2.contiguous(),
         "mu": torch.from_numpy(np.ascontiguousarray(reference.mu)),
         "sigma": torch.from_numpy(np.ascontiguousarray(reference.sigma)),
     }
+    if reference.held_out_MD is not None:
+        tensors["held_out"] = reference.held_out_MD.contiguous()
     rows = [control.model_dump(mode="json") for control in controls]
     content = {"format": FORMAT, "kind": "reference", "classes": reference.classes, "controls": rows}
     metadata = {**content, "sha256": _digest(tensors, content)}
@@ -214,7 +213,7 @@ def unpack(data: bytes) -> tuple[Reference, list[ControlScores]]:
         tensors["radii"],
         tensors["mu"].numpy(),
         tensors["sigma"].numpy(),
-        tensors["held_out"],
+        tensors.get("held_out"),
         tuple(metadata["classes"]),
     )
     return reference, [ControlScores.model_validate(row) for row in metadata["controls"]]
