@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from .cli import process
 
-from .cli import main
-
-sys.exit(main())
+process()

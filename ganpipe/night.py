@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -71,7 +72,7 @@ def night(
 
     Raises what the stages raise; a gate that says no is a result, not an error.
     """
-    from . import evaluate, morning, prepare, register, retention, train
+    from . import evaluate, morning, prepare, register, retention, train, trend
 
     if not settings.tracking_on:
         raise InputError(
@@ -92,6 +93,7 @@ def night(
     config = with_seed(config, started)
     record = new_record(config, dataset, settings, started, flow_run_id=flow_run_id)
     _headline(2, "train", f"run {record.run_id}, {config.gan.name}, seed {config.train.seed}")
+    threading.Thread(target=trend.import_matplotlib, daemon=True).start()  # a second, while others train
     checkpoint: CheckpointRef = call("train", train.run, config, record, settings)
 
     _headline(3, "evaluate", f"snapshots up to {checkpoint.images_seen / 1000:g} kimg, by {config.evaluate.extractor}")

@@ -108,6 +108,12 @@ def _training(ref: ModelRef, store: Store) -> dict[str, Any]:
 # --- the picture -------------------------------------------------------------------------------------------------
 
 
+def import_matplotlib() -> None:
+    """What `picture` would else spend most of its time on."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def picture(product: str, rows: list[NightRow]) -> bytes:
     """PNG, 1280 pixels wide: three panels over the nights. Promoted versions are stars with their number."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

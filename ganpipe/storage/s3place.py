@@ -6,6 +6,7 @@ AWS_SECRET_ACCESS_KEY, ...).
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -16,9 +17,11 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import boto3.session
+import botocore.session
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader, create_loader
 
 from ..errors import InputError
 from .s3errors import ERRORS, endpoint_variable, explained, without_secrets
@@ -44,6 +47,12 @@ class _Connection:
     client: Any
     transfers: Any
     endpoint: str
+
+
+@functools.cache
+def _descriptions() -> Loader:
+    """Of services and their endpoints, many megabytes of JSON that every session would read for itself."""
+    return create_loader(botocore.session.Session().get_config_variable("data_path"))
 
 
 class S3Listed(NamedTuple):
@@ -147,7 +156,9 @@ class S3Place:
             max_pool_connections=CONNECTIONS,
         )
         try:
-            client = boto3.session.Session().client("s3", config=config)
+            core = botocore.session.Session()
+            core.register_component("data_loader", _descriptions())
+            client = boto3.session.Session(botocore_session=core).client("s3", config=config)
         except ValueError as error:
             raise InputError(f"{self.uri}: {endpoint_variable()} is no address of a server: {error}") from error
         except ERRORS as error:
