@@ -75,6 +75,19 @@ def without_bias(of_whole: float, of_halves: Sequence[float] | Tensor) -> Estima
     return estimate(2 * of_whole - float(values.mean()), values)
 
 
+def with_complements(of_whole: float, of_halves: Tensor, of_complements: Tensor) -> Estimate:
+    """Bias with 1/n again, for a score that may be near its extreme, where it is a sum of squares.
+
+    A half and the rest lie as far from the whole, on opposite sides. Half of the difference is what the score has of
+    first order, half of the sum what it has of second, as the whole's own error has: halves show twice of its
+    variance too much in the first and once in the second, so that the variance is the difference of the two; never
+    less than the second's.
+    """
+    first, second = (of_halves - of_complements) / 2, (of_halves + of_complements) / 2
+    variance = max(float(first.var() - second.var()), float(second.var()))
+    return Estimate(2 * of_whole - float(second.mean()), math.sqrt(variance), len(of_halves) - 1)
+
+
 def jackknife(centre: float, without_B: Tensor) -> Estimate:
     """A score and its values without one block each: for coverage, whose halves vary less than the whole does."""
     blocks = len(without_B)

@@ -227,10 +227,11 @@ def _entropies(generated: Features, _: Reference, protocol: Protocol, __: int, h
         return scores, {}
     all_marginal, all_conditional = resampling.entropies(logits, whole)
     marginal_J, conditional_J = resampling.entropies(logits, halves)
+    marginal_rest_J, _ = resampling.entropies(logits, ~halves)
     unsplit = float((all_marginal - all_conditional).exp())
     return scores, {
         "is": without_bias(unsplit, (marginal_J - conditional_J).exp()),
-        "entropy_marginal": without_bias(float(all_marginal), marginal_J),
+        "entropy_marginal": resampling.with_complements(float(all_marginal), marginal_J, marginal_rest_J),
         "entropy_conditional": estimate(float(all_conditional), conditional_J),
     }
 

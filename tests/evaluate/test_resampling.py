@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 from pathlib import Path
 
@@ -39,6 +40,23 @@ def test_half_samples_of_a_mean_give_its_standard_error() -> None:
 
 def test_a_bias_of_1_over_n_is_taken_off() -> None:
     assert resampling.without_bias(5 + 3 / 100, [5 + 3 / 50, 5 + 3 / 50]).centre == pytest.approx(5)
+
+
+def test_a_score_at_its_extreme_has_the_error_of_its_squares() -> None:
+    """|mean|^2 of standard normal rows, times their number, has chi-squared's variance of two for each dimension.
+
+    Halves alone show three times of it; what is never below the squares' own, of so few halves, may be somewhat above.
+    """
+    halves = resampling.half_samples(16)
+    assert halves is not None
+    variances = []
+    for seed in range(200):
+        rows_ND = torch.randn(320, 8, generator=torch.Generator().manual_seed(seed)).double()
+        blocks_BD = torch.stack([rows_ND[block::16].mean(0) for block in range(16)])
+        of_halves, of_rest = ((side.double() @ blocks_BD / 8).square().sum(1) for side in (halves, ~halves))
+        found = resampling.with_complements(float(rows_ND.mean(0).square().sum()), of_halves, of_rest)
+        variances.append((320 * found.error) ** 2)
+    assert 2 * 8 < statistics.fmean(variances) < 2 * 2 * 8
 
 
 def test_seeds_shrink_an_interval_which_stays_in_its_bounds() -> None:
