@@ -30,7 +30,8 @@ def score(args: argparse.Namespace, settings: Settings) -> Outcome:
         allow_few=args.allow_few,
     )
     floor = control_columns([control for control in result.controls if control.name == "real"])
-    rows = compared(default_metric(result.scores), {"generated": result.scores, **floor}, result.intervals)
+    columns = {"generated": result.scores, **floor}
+    rows = compared(default_metric(result.scores), columns, result.protocol["n_generated"], result.intervals)
     lines = [
         f"{result.generated} against {result.real}",
         "",

@@ -12,7 +12,7 @@ from .config import RunConfig
 from .evaluate.protocol import headline
 from .refs import Decision, EvalReport, ModelRef
 from .runs import RunRecord
-from .tables import compared, control_columns
+from .tables import FEW, compared, control_columns
 
 NOTE = "mlflow.note.content"
 FOOTER = "*Kept up to date by ganpipe; take this line out to keep words of your own.*"
@@ -152,10 +152,10 @@ def of_run(
     lines = []
     if decision is not None:
         lines += [_headline(decision), "", *_decided(decision, experiment_id), ""]
-        lines += [*_table(decision.metric, _columns(decision)), ""] if decision.candidate_scores else []
+        lines += [*_table(decision.metric, _columns(decision), report), ""] if decision.candidate_scores else []
     elif report is not None:
         columns = {"best snapshot": report.best.scores} | control_columns(report.controls)
-        lines += [f"**{best_score(report)}**, not asked the gate yet", "", *_table(report.metric, columns), ""]
+        lines += [f"**{best_score(report)}**, not asked the gate yet", "", *_table(report.metric, columns, report), ""]
     source = f"`{config.prepare.source.name}` ({config.prepare.described()}), `{record.dataset.digest[:12]}`"
     lines += [f"- run `{record.run_id}`: {config.gan.name}, seed {config.train.seed}", f"- data set {source}"]
     if report is not None:
@@ -184,7 +184,7 @@ def of_version(report: EvalReport, ref: ModelRef, decision: Decision | None, exp
         f"`{report.dataset_digest[:12]}`. {report_link(experiment_id, ref, report)} shows its samples and what is "
         "behind the scores.",
         "",
-        *_table(report.metric, {"this version": best.scores} | control_columns(report.controls)),
+        *_table(report.metric, {"this version": best.scores} | control_columns(report.controls), report),
         "",
         "```",
         f"ganpipe generate models:/{ref.product}/{ref.version} --n 64 --out samples.png",
@@ -256,6 +256,6 @@ def _columns(decision: Decision) -> dict[str, Mapping[str, float]]:
     return columns | control_columns(decision.controls)
 
 
-def _table(first: str, columns: Mapping[str, Mapping[str, float]]) -> list[str]:
-    head, *rows = compared(first, columns)
+def _table(first: str, columns: Mapping[str, Mapping[str, float]], report: EvalReport | None) -> list[str]:
+    head, *rows = compared(first, columns, report.protocol["n_generated"] if report else FEW)
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .refs import ControlScores
 
+FEW = 10_000
+"""Images, below which the Frechet distance's authors advise against it (arXiv:1706.08500): KID has no bias there."""
 CONTROLS = {"real": "floor", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
 INTERVAL = "large n, 95 %"
 INTERVAL_NOTE = "intervals are of the value at very many samples, where a Frechet distance has lost its bias"
@@ -21,16 +23,22 @@ def control_columns(controls: Sequence[ControlScores]) -> dict[str, Mapping[str,
     }
 
 
+def in_order(metrics: Iterable[str], first: str, n: int) -> list[str]:
+    """The metric of comparison, KID where `n` generated images are few, then all others as they were measured."""
+    return sorted(metrics, key=lambda name: (name != first, n >= FEW or not name.startswith("kid")))
+
+
 def compared(
     first: str,
     columns: Mapping[str, Mapping[str, float]],
+    n: int,
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[list[str]]:
-    """Rows of a table of scores: one per metric, `first` first, one column per name.
+    """Rows of a table of scores of `n` generated images: one per metric, `first` first, one column per name.
 
     `intervals` are of the first column's scores, and stand beside it when there are any.
     """
-    metrics = sorted(next(iter(columns.values())), key=lambda name: (name != first, name))
+    metrics = in_order(next(iter(columns.values())), first, n)
     rows = [["metric", *columns]]
     for metric in metrics:
         rows.append([metric, *(f"{scores[metric]:.4g}" if metric in scores else "-" for scores in columns.values())])

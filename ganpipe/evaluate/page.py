@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from .. import config as configuration
 from ..refs import ClassShare, EvalReport, Scores
+from ..tables import in_order
 from .curve import curve
 from .exhibits import Exhibits, Points
 from .modes import HIGH_QUALITY_SIGMAS
@@ -124,8 +125,7 @@ def interval(scores: Scores, metric: str) -> str:
 
 
 def _metrics(report: EvalReport) -> list[str]:
-    """The one that snapshots are chosen by comes first."""
-    return sorted(report.best.scores, key=lambda name: name != report.metric)
+    return in_order(report.best.scores, report.metric, report.protocol["n_generated"])
 
 
 def _columns(report: EvalReport, champion: Champion | None) -> list[tuple[str, str]]:

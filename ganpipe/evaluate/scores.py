@@ -208,7 +208,7 @@ def _kernel(generated: Features, reference: Reference, protocol: Protocol, _: in
     return {"kid": kid}, {"kid": Estimate(kid, error, of_rows.freedom)}
 
 
-def _entropies(generated: Features, _: Reference, protocol: Protocol, __: int, halves: Tensor | None) -> Part:
+def _entropies(generated: Features, real: Reference, protocol: Protocol, blocks: int, halves: Tensor | None) -> Part:
     """exp(entropy_marginal - entropy_conditional) is the Inception score, but for the mean over splits."""
     logits = generated.logits_NK
     found = isc_features_to_metric(logits, protocol.isc_splits, rng_seed=protocol.rng_seed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..evaluate.protocol import lower_is_better
 from ..refs import Decision, EvalReport, ModelRef, Scores
 from ..storage import Store
-from ..tables import CONTROLS
+from ..tables import CONTROLS, in_order
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -134,8 +134,8 @@ def _scores(report: EvalReport, decision: Decision | None) -> list[str]:
     """Table with intervals, the metric of comparison first, and the protocol."""
     columns: dict[str, Scores] = {"this version": report.best}
     columns |= {CONTROLS.get(control.name, control.name): control for control in report.controls}
-    metrics = sorted(report.best.scores, key=lambda name: name != report.metric)
     protocol = report.protocol
+    metrics = in_order(report.best.scores, report.metric, protocol["n_generated"])
     said = ", ".join(f"{name} {protocol[name]}" for name in DETAILS if name in protocol)
     return [
         f"| metric | {' | '.join(columns)} |",
