@@ -109,7 +109,7 @@ def evaluate(args: argparse.Namespace, settings: Settings) -> Outcome:
     columns = {"best": report.best.scores, **control_columns(report.controls)}
     best = f"best snapshot: {report.best.checkpoint.prefix}"
     page = f"{settings.store}/runs/{report.run_id}/reports/{report.protocol_hash}.html"
-    table = aligned(compared(report.metric, columns, report.protocol["n_generated"], report.best.intervals))
+    table = aligned(compared(report.metric, columns, report.protocol, report.best.intervals))
     under = f"protocol: {headline(report.protocol, report.protocol_hash)}"
     return Outcome(report, "\n".join([best, "", *table, "", under, f"report: {page}"]))
 

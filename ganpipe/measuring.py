@@ -31,7 +31,7 @@ def score(args: argparse.Namespace, settings: Settings) -> Outcome:
     )
     floor = control_columns([control for control in result.controls if control.name == "real"])
     columns = {"generated": result.scores, **floor}
-    rows = compared(default_metric(result.scores), columns, result.protocol["n_generated"], result.intervals)
+    rows = compared(default_metric(result.scores), columns, result.protocol, result.intervals)
     lines = [
         f"{result.generated} against {result.real}",
         "",

@@ -12,7 +12,7 @@ from .config import RunConfig
 from .evaluate.protocol import headline
 from .refs import Decision, EvalReport, ModelRef
 from .runs import RunRecord
-from .tables import FEW, compared, control_columns
+from .tables import compared, control_columns
 
 NOTE = "mlflow.note.content"
 FOOTER = "*Kept up to date by ganpipe; take this line out to keep words of your own.*"
@@ -257,5 +257,5 @@ def _columns(decision: Decision) -> dict[str, Mapping[str, float]]:
 
 
 def _table(first: str, columns: Mapping[str, Mapping[str, float]], report: EvalReport | None) -> list[str]:
-    head, *rows = compared(first, columns, report.protocol["n_generated"] if report else FEW)
+    head, *rows = compared(first, columns, report.protocol if report else {})
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

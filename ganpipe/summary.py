@@ -18,7 +18,7 @@ def score_rows(night: Night) -> list[list[str]]:
     return compared(
         night.decision.metric,
         {"model": model.scores, **others, "champion": champion.scores if champion else {}},
-        night.report.protocol["n_generated"],
+        night.report.protocol,
         model.intervals,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from .refs import ControlScores
 
@@ -23,22 +24,23 @@ def control_columns(controls: Sequence[ControlScores]) -> dict[str, Mapping[str,
     }
 
 
-def in_order(metrics: Iterable[str], first: str, n: int) -> list[str]:
-    """The metric of comparison, KID where `n` generated images are few, then all others as they were measured."""
-    return sorted(metrics, key=lambda name: (name != first, n >= FEW or not name.startswith("kid")))
+def in_order(metrics: Iterable[str], first: str, protocol: Mapping[str, Any]) -> list[str]:
+    """The metric of comparison, KID where generated images are few, then all others as they were measured."""
+    many = protocol.get("n_generated", FEW) >= FEW
+    return sorted(metrics, key=lambda name: (name != first, many or not name.startswith("kid")))
 
 
 def compared(
     first: str,
     columns: Mapping[str, Mapping[str, float]],
-    n: int,
+    protocol: Mapping[str, Any],
     intervals: Mapping[str, tuple[float, float]] | None = None,
 ) -> list[list[str]]:
-    """Rows of a table of scores of `n` generated images: one per metric, `first` first, one column per name.
+    """Rows of a table of scores under a protocol: one per metric, `first` first, one column per name.
 
     `intervals` are of the first column's scores, and stand beside it when there are any.
     """
-    metrics = in_order(next(iter(columns.values())), first, n)
+    metrics = in_order(next(iter(columns.values())), first, protocol)
     rows = [["metric", *columns]]
     for metric in metrics:
         rows.append([metric, *(f"{scores[metric]:.4g}" if metric in scores else "-" for scores in columns.values())])

@@ -230,7 +230,9 @@ def test_missing_inception_weights_are_told_before_a_training(
 
 def test_kid_stands_first_beside_the_metric_of_comparison_where_images_are_few() -> None:
     scores = {"fid_domain": 1.0, "fid_inf_domain": 0.5, "kid_domain": 0.1, "recall_domain": 0.9}
-    few, many = ([row[0] for row in compared("recall_domain", {"model": scores}, n)[1:]] for n in (385, 50_000))
+    few, many = (
+        [row[0] for row in compared("recall_domain", {"model": scores}, {"n_generated": n})[1:]] for n in (385, 50_000)
+    )
     assert few == ["recall_domain", "kid_domain", "fid_domain", "fid_inf_domain"]
     assert many == ["recall_domain", "fid_domain", "fid_inf_domain", "kid_domain"]
 

@@ -125,7 +125,7 @@ def interval(scores: Scores, metric: str) -> str:
 
 
 def _metrics(report: EvalReport) -> list[str]:
-    return in_order(report.best.scores, report.metric, report.protocol["n_generated"])
+    return in_order(report.best.scores, report.metric, report.protocol)
 
 
 def _columns(report: EvalReport, champion: Champion | None) -> list[tuple[str, str]]:

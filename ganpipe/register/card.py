@@ -135,7 +135,7 @@ def _scores(report: EvalReport, decision: Decision | None) -> list[str]:
     columns: dict[str, Scores] = {"this version": report.best}
     columns |= {CONTROLS.get(control.name, control.name): control for control in report.controls}
     protocol = report.protocol
-    metrics = in_order(report.best.scores, report.metric, protocol["n_generated"])
+    metrics = in_order(report.best.scores, report.metric, protocol)
     said = ", ".join(f"{name} {protocol[name]}" for name in DETAILS if name in protocol)
     return [
         f"| metric | {' | '.join(columns)} |",
