@@ -201,7 +201,7 @@ class RunConfig(Section):
     def _fit_the_data(self) -> RunConfig:
         from .gans import GANS
 
-        GANS[self.gan.name](self.gan).columns({self.prepare.kind})  # an InputError is a ValueError
+        GANS[self.gan.name](self.gan).columns(self.prepare.columns)  # an InputError is a ValueError
         points, source = self.prepare.kind == "point", self.prepare.source.name
         if points != (self.evaluate.extractor == "point"):
             raise ValueError(
