@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from evaluate_data import publish_checkpoints, run_config
+from PIL import Image
 
 from ganpipe import evaluate
 from ganpipe.cli import main
@@ -18,6 +20,7 @@ from ganpipe.errors import InputError
 from ganpipe.evaluate import process
 from ganpipe.evaluate.asked import classes_asked
 from ganpipe.evaluate.domain import class_names
+from ganpipe.evaluate.exhibits import Picture
 from ganpipe.evaluate.fidelity import Features
 from ganpipe.evaluate.protocol import gate_metric, lower_is_better
 from ganpipe.evaluate.scores import Reference, mean_of, measure
@@ -102,6 +105,32 @@ def test_label_accuracy_is_the_share_read_as_the_class_asked_for(
     assert report.protocol["classes_asked"] == "train"
     page = open_store(settings.store).read_bytes(f"runs/asked-run/reports/{report.protocol_hash}.html").decode()
     assert "Samples by the class asked for" in page and page.count('alt="samples of the class') == 10
+
+
+def test_what_is_shown_is_what_was_scored(
+    run: tuple[Settings, Dataset, list[CheckpointRef]], loaded: LoadedGenerator
+) -> None:
+    settings, dataset, (first, _) = run
+    scorer = process.Scorer.prepare(CONFIG.evaluate, dataset.digest, open_store(settings.store), settings)
+    seen: dict[int, Features] = {}
+    scorer.score([first], [11], "one", seen)
+    shown = scorer.exhibits(first, seen, 11)
+    assert shown is not None and shown.samples is not None and seen[11].classes is not None
+
+    def cells(picture: Picture) -> np.ndarray:
+        """(rows, columns, 16, 16), without the line behind each image."""
+        sheet = np.array(Image.open(io.BytesIO(picture.data)))
+        return sheet.reshape(sheet.shape[0] // 17, 17, -1, 17).swapaxes(1, 2)[:, :, :16, :16]
+
+    asked = loaded.class_numbers(seen[11].classes[:64])
+    scored = draw_images(loaded.gan, loaded.module, 11, 64, label=asked)[:, 0].numpy()
+    assert (cells(shown.samples).reshape(64, 16, 16) == scored).all()
+    for pair in shown.first:
+        assert (np.array(Image.open(io.BytesIO(pair.sample.data))) == scored[pair.number]).all()
+    assert [name for name, _ in shown.of_classes] == list(map(str, range(10)))
+    for number, (_, row) in enumerate(shown.of_classes):
+        wanted = draw_images(loaded.gan, loaded.module, 11, 10, label=[number] * 10)[:, 0].numpy()
+        assert (cells(row)[0] == wanted).all()
 
 
 def test_the_protocol_is_that_of_generators_without_classes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ganpipe.errors import InputError
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef
+from ganpipe.seeds import derive_seed
 from ganpipe.settings import Settings
 from ganpipe.storage import Store, open_store
 from ganpipe.train.trainer import Trainer
@@ -89,6 +91,20 @@ def test_classes_go_by_name_and_by_number(settings: Settings, tmp_path: Path) ->
     for wrong in ("grey", "2", -1, ""):
         with pytest.raises(InputError, match="the 2 classes are dark, light"):
             loaded.class_numbers([wrong])
+
+
+def test_a_snapshots_picture_has_one_row_for_each_class(digits: Dataset, store: Store, tmp_path: Path) -> None:
+    """Eight images of the same latents in each."""
+    raw = tiny_raw()
+    raw["gan"]["conditioning"] = "concat"
+    ref = Trainer(load_config(raw), digits, "run", store, tmp_path).fit(StopSignal())
+    picture = Image.open(io.BytesIO(store.read_bytes(f"runs/run/samples/{ref.prefix.rpartition('/')[2]}.png")))
+    assert picture.size == (8 * 64, 10 * 64)
+    sheet = np.array(picture)[::8, ::8].reshape(10, 8, 8, 8).swapaxes(1, 2)
+    loaded = sample.load_generator(store.fetch(ref.prefix)["generator.safetensors"])
+    for number in (0, 9):
+        row = sample.draw_images(loaded.gan, loaded.module, derive_seed("grid"), 8, label=[number] * 8)
+        assert (sheet[number] == row[:, 0].numpy()).all()
 
 
 @pytest.mark.parametrize("conditioning", WAYS)
