@@ -19,7 +19,7 @@ from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .evaluateconfig import EvaluateConfig
 from .options import GanConfig, OptimizersConfig, Section
-from .prepareconfig import AnyPrepareConfig, holds_points
+from .prepareconfig import AnyPrepareConfig, PrepareConfig, holds_points
 from .schedule import Schedule, within
 
 
@@ -201,7 +201,10 @@ class RunConfig(Section):
     def _fit_the_data(self) -> RunConfig:
         from .gans import GANS
 
-        GANS[self.gan.name](self.gan).columns(self.prepare.columns)  # an InputError is a ValueError
+        gan = GANS[self.gan.name](self.gan)
+        gan.columns(self.prepare.columns)  # an InputError is a ValueError
+        if isinstance(self.prepare, PrepareConfig):
+            gan.check_resolution(self.prepare.resolution)
         points, source = self.prepare.kind == "point", self.prepare.source.name
         if points != (self.evaluate.extractor == "point"):
             raise ValueError(
