@@ -1,4 +1,4 @@
-"""R3GAN's networks a second time, slow and obvious, in float64 from a state dict: one loop for every sum in the paper."""
+"""R3GAN's networks a second time, slow and obvious, in float64 from a state dict."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class R3GAN(LatentGAN):
     def output(self, available: Collection[str]) -> OutputKind:
         if "image" not in available:
             raise InputError(
-                "gan.name r3gan is made of convolutions over pixels, and the data holds none; "
+                "gan.name r3gan is made of convolutions over pixels, and the data holds points; "
                 "set gan to {name: classic, network: {name: mlp}}"
             )
         return "image"

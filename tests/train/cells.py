@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from tiny import SMALL_R3GAN
 
 from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
 
@@ -25,7 +26,6 @@ CONDITIONED = [("relativistic", "lazy"), ("wasserstein", "gradient_penalty"), ("
 CONDITIONINGS = [name for name in get_args(ClassicConfig.model_fields["conditioning"].annotation) if name != "none"]
 
 
-SMALL_R3GAN: dict[str, Any] = {"name": "r3gan", "latent_dim": 8, "widths": [8, 6], "cardinality": [4, 3], "blocks": 1}
 OTHERS: dict[str, dict[str, Any]] = {
     "r3gan": {**SMALL_R3GAN, "gamma": [{"start": 2, "end": 0.5, "over_kimg": 0.05}]},
     "r3gan-projection": {**SMALL_R3GAN, "conditioning": "projection", "penalty_every": 2},
