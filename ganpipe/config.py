@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -19,8 +19,11 @@ from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .evaluateconfig import EvaluateConfig
 from .options import GanConfig, OptimizersConfig, Section
-from .prepareconfig import AnyPrepareConfig, holds_points
+from .prepareconfig import AnyPrepareConfig, PrepareConfig, holds_points
 from .schedule import Schedule, within
+
+if TYPE_CHECKING:
+    from .gans.base import GAN
 
 
 class StopConfig(Section):
@@ -200,6 +203,8 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _fit_the_data(self) -> RunConfig:
         self.columns()  # an InputError is a ValueError
+        if isinstance(self.prepare, PrepareConfig):
+            self.recipe().check_resolution(self.prepare.resolution)
         points, source = self.prepare.kind == "point", self.prepare.source.name
         if points != (self.evaluate.extractor == "point"):
             raise ValueError(
@@ -224,9 +229,13 @@ class RunConfig(Section):
 
     def columns(self) -> frozenset[str]:
         """What the recipe takes of the data. Raises InputError when it cannot be there."""
+        return self.recipe().columns(self.prepare.columns)
+
+    def recipe(self) -> GAN:
+        """What `gan` describes."""
         from .gans import GANS
 
-        return GANS[self.gan.name](self.gan).columns(self.prepare.columns)
+        return GANS[self.gan.name](self.gan)
 
 
 # --- from YAML and --set to a resolved RunConfig -----------------------------------------------------------------

@@ -30,3 +30,7 @@ def points_raw(name: str = "ring8", **source: Any) -> dict[str, Any]:
     raw["prepare"] = {"source": {"name": name, **source}}
     raw["gan"] = {"name": "classic", "network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}, "latent_dim": 2}
     return raw
+
+
+SMALL_R3GAN: dict[str, Any] = {"name": "r3gan", "latent_dim": 8, "widths": [8, 6], "cardinality": [4, 3], "blocks": 1}
+"""A `gan` section for images of 8 px."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from .base import GAN
 from .classic import Classic
+from .r3gan import R3GAN
 
 GANS: dict[str, type[GAN]] = {
     "classic": Classic,
+    "r3gan": R3GAN,
 }

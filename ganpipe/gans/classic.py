@@ -12,18 +12,17 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from .. import losses
 from ..errors import InputError
 from ..networks import dcgan, labels, mlp, resnet, spectral
-from ..options import Adam, GanConfig, OptimizersConfig, RMSProp, Section
-from ..rng import SampleRng, StepRng
+from ..options import Adam, OptimizersConfig, RMSProp, Section
 from ..schedule import Schedule
 from ..spec import DataSpec, class_count, image_shape, sampled
-from .base import GAN, Batch, Loss, Networks, OutputKind, Plan, Request, Samples, Step, conditioned
+from .base import Batch, Loss, Networks, OutputKind, Plan, Step, judged
+from .latents import LatentConfig, LatentGAN
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class ResnetNetwork(Section):
 Network = Annotated[MlpNetwork | DcganNetwork | ResnetNetwork, Field(discriminator="name")]
 
 
-class ClassicConfig(GanConfig):
+class ClassicConfig(LatentConfig):
     """An objective, a network, and at most one way to keep the critic Lipschitz."""
 
     name: Literal["classic"] = "classic"
@@ -95,11 +94,6 @@ class ClassicConfig(GanConfig):
     """How the discriminator learns of the class, which the generator is given beside the latent: as one channel more
     (arXiv:1411.1784), as a projection of its features (arXiv:1802.05637), or by telling it itself (AC-GAN,
     arXiv:1610.09585)."""
-    latent_dim: int = Field(100, ge=1)
-    """Size of the standard normal latent."""
-    latent_components: int = Field(0, ge=0)
-    """Pieces of the prior: so many coordinates besides, one of them set; 0: one piece. A continuous generator must draw
-    what lies between two kinds of image, too, when its prior is connected (arXiv:1806.00880, arXiv:2006.04596)."""
     weight_clip: float | None = Field(None, gt=0)
     """Clamp every weight of the critic to [-c, c] after its update (arXiv:1701.07875 takes 0.01)."""
     gradient_penalty: float | None = Field(None, gt=0)
@@ -150,17 +144,11 @@ class ClassicConfig(GanConfig):
         return self
 
 
-class Classic(GAN):
+class Classic(LatentGAN):
     """Generation from a latent vector, of images or of points; of images also from a class."""
 
     Config = ClassicConfig
     config: ClassicConfig
-
-    def columns(self, available: Collection[str]) -> frozenset[str]:
-        made = self.output(available)
-        if self.config.conditioning == "none":
-            return frozenset({made})
-        return conditioned(made, "label", available, f"gan.conditioning {self.config.conditioning}")
 
     def output(self, available: Collection[str]) -> OutputKind:
         if "point" not in available:
@@ -226,51 +214,42 @@ class Classic(GAN):
         return Plan(d_updates=self.config.critic_steps, g_updates=1)
 
     def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
-        real_NS, conditions = batch[self.output(batch)], self._conditions(batch)
+        real_NS, conditions = batch[self.output(batch)], self.conditions(batch)
         with torch.no_grad():
-            fake_NS = nets.generator(self._latents(step.rng, step.micro_batch), *conditions)
+            fake_NS = self.fakes(nets, batch, step)
         real_logits_N, real_classes = self._judged(nets, real_NS, conditions)
         fake_logits_N, fake_classes = self._judged(nets, fake_NS, conditions)
         adversarial = OBJECTIVES[self.config.objective].discriminator(real_logits_N, fake_logits_N)
-        logs = {
-            "adversarial": adversarial.detach(),
-            "logits_real": real_logits_N.detach().mean(),
-            "logits_fake": fake_logits_N.detach().mean(),
-        }
-        total = adversarial
+        loss = judged(adversarial, real_logits_N, fake_logits_N)
 
         def judge(rows_NS: Tensor) -> Tensor:
             return self._judged(nets, rows_NS, conditions)[0]
 
         if real_classes is not None and fake_classes is not None:
             told = losses.class_loss(real_classes, *conditions) + losses.class_loss(fake_classes, *conditions)
-            total = total + told
-            logs["class_loss"] = told.detach()
+            loss.add("class_loss", told)
         if self.config.gradient_penalty is not None:
             mix_N = step.rng.uniform("mix", step.micro_batch)
             penalty = losses.gradient_penalty(judge, real_NS, fake_NS, mix_N)
-            total = total + self.config.gradient_penalty * penalty
-            logs["gradient_penalty"] = penalty.detach()
+            loss.add("gradient_penalty", penalty, self.config.gradient_penalty)
         if step.update_index % self.config.penalty_every == 0:
             for name, gamma, rows_NS in (("r1", self.config.r1, real_NS), ("r2", self.config.r2, fake_NS)):
                 if gamma is not None:
-                    penalty = losses.zero_centred_penalty(judge, rows_NS)
-                    total = total + gamma * self.config.penalty_every * penalty
-                    logs[name] = penalty.detach()
+                    loss.add(name, losses.zero_centred_penalty(judge, rows_NS), gamma * self.config.penalty_every)
         if self.config.objective == "wasserstein":
-            logs["wasserstein_estimate"] = -adversarial.detach()
+            loss.logs["wasserstein_estimate"] = -adversarial.detach()
         elif self.config.objective in ("minimax", "non_saturating"):
-            logs |= {
+            loss.logs |= {
                 "prob_real": real_logits_N.detach().float().sigmoid().mean(),
                 "prob_fake": fake_logits_N.detach().float().sigmoid().mean(),
                 "js_bound": losses.js_divergence_bound(adversarial.detach()),
             }
-        return Loss(total, logs, stats={"sign_real": real_logits_N.detach().sign().float().mean()})
+        loss.stats["sign_real"] = real_logits_N.detach().sign().float().mean()
+        return loss
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
-        conditions = self._conditions(batch)
-        fake_NS = nets.generator(self._latents(step.rng, step.micro_batch), *conditions)
-        fake_logits_N, fake_classes = self._judged(nets, fake_NS, conditions)
+        conditions = self.conditions(batch)
+        fake_logits_N, fake_classes = self._judged(nets, self.fakes(nets, batch, step), conditions)
         objective = OBJECTIVES[self.config.objective]
         if objective.paired:
             with torch.no_grad():
@@ -278,15 +257,10 @@ class Classic(GAN):
             adversarial = objective.generator(real_logits_N, fake_logits_N)
         else:
             adversarial = objective.generator(fake_logits_N)
-        logs = {"adversarial": adversarial.detach()}
-        if fake_classes is None:
-            return Loss(adversarial, logs)
-        told = losses.class_loss(fake_classes, *conditions)
-        return Loss(adversarial + told, logs | {"class_loss": told.detach()})
-
-    def _conditions(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The classes of the real images, which those of the fakes are too."""
-        return () if self.config.conditioning == "none" else (batch["label"],)
+        loss = Loss(adversarial, {"adversarial": adversarial.detach()})
+        if fake_classes is not None:
+            loss.add("class_loss", losses.class_loss(fake_classes, *conditions))
+        return loss
 
     def _judged(self, nets: Networks, rows_NS: Tensor, conditions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
         """Logits (N,) of being real, and (N, K) of the classes where the discriminator tells them."""
@@ -303,24 +277,3 @@ class Classic(GAN):
                 parameter.clamp_(-self.config.weight_clip, self.config.weight_clip)
         if self.config.spectral_norm:
             spectral.iterate(discriminator)
-
-    def sample(self, generator: nn.Module, request: Request) -> Samples:
-        latents_NZ = request.latents
-        if latents_NZ is None:
-            latents_NZ = self._latents(request.rng, request.n, request.truncation)
-        if not isinstance(generator, labels.LabelledGenerator):
-            return generator(latents_NZ)
-        return generator(latents_NZ, request.labels(generator.classes))
-
-    def _latents(self, rng: StepRng | SampleRng, n: int, truncation: float = 1.0) -> Tensor:
-        """(n, latent_dim + latent_components); the piece's coordinate is half as long as the normal part is expected.
-        A truncation scales the normal part, about the mean of each piece.
-
-        Equally long ones take over: on the digits every piece of twenty then collapsed to one image.
-        """
-        normal_NZ = rng.normal("latents", n, (self.config.latent_dim,)) * truncation
-        count = self.config.latent_components
-        if not count:
-            return normal_NZ
-        component_N = rng.integers("component", n, 0, count)
-        return torch.cat([normal_NZ, self.config.latent_dim**0.5 / 2 * F.one_hot(component_N, count).float()], dim=1)

@@ -21,7 +21,6 @@ from ..augment import Augment, Door
 from ..batches import Batches
 from ..config import RunConfig
 from ..errors import InputError, Interrupted
-from ..gans import GANS
 from ..gans.base import Batch, Loss, Networks, Step, freeze
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
@@ -70,7 +69,7 @@ class Trainer:
             log.warning("this machine has no instructions for bf16: train.precision is fp32 here, which is far faster")
         self.device = self.ranks.device
         self.dataset, self.spec = dataset, dataset.spec()
-        self.gan = GANS[config.gan.name](config.gan)
+        self.gan = config.recipe()
         self.batches = Batches(dataset, self.gan.columns(self.spec), "train", self.seed, self.device, self.train.mirror)
         self.progress = Progress()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from tiny import SMALL_R3GAN
 
 from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
 
@@ -23,6 +24,13 @@ NORMS = {"free": "batch", "weight_clip": "batch", "gradient_penalty": "instance"
 CONDITIONED = [("relativistic", "lazy"), ("wasserstein", "gradient_penalty"), ("hinge", "spectral_norm")]
 """Objectives and constraints of the cells that are conditional on a class."""
 CONDITIONINGS = [name for name in get_args(ClassicConfig.model_fields["conditioning"].annotation) if name != "none"]
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "r3gan": {**SMALL_R3GAN, "gamma": [{"start": 2, "end": 0.5, "over_kimg": 0.05}]},
+    "r3gan-projection": {**SMALL_R3GAN, "conditioning": "projection", "penalty_every": 2},
+}
+"""`gan` sections of the recipes beside classic."""
 
 
 def networks(constraint: str) -> list[dict[str, Any]]:

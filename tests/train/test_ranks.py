@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from cells import cells
+from cells import OTHERS, cells
 from safetensors.torch import load_file
 from tiny import tiny_raw
 
@@ -40,8 +40,9 @@ FEW = [
     "dcgan-relativistic-lazy-projection",
     "resnet-hinge-spectral_norm-auxiliary",
     "mlp-wasserstein-gradient_penalty-concat",
+    *OTHERS,
 ]
-GRID = cells()
+GRID = cells() | OTHERS
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 import torch
+from cells import OTHERS
 from tiny import tiny_raw
 
 from ganpipe import runs, sample
@@ -66,12 +67,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "spectral_norm": True,
         "network": {"name": "resnet", "feature_dim": 4},
     },
+    **OTHERS,
 }
 
 
 def recipe(name: str, **train: Any) -> RunConfig:
     raw = tiny_raw(**train)
-    raw["gan"] |= RECIPES[name]
+    raw["gan"] = RECIPES[name] if "name" in RECIPES[name] else raw["gan"] | RECIPES[name]
     return load_config(raw)
 
 
