@@ -2,43 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .augmentconfig import AugmentConfig, ControllerConfig
 from .rng import StepRng
+from .transforms import Draws, ada, diff_augment
 
 
-def translate(images_NCHW: Tensor, shifts_N2: Tensor) -> Tensor:
-    """Shift each image by whole pixels (dy, dx), int64, at most half a side; what moves in is 0. Differentiable."""
-    height, width = images_NCHW.shape[-2:]
-    device = images_NCHW.device
-    pad = max(height, width) // 2
-    padded_NHWC = F.pad(images_NCHW, (pad, pad, pad, pad)).permute(0, 2, 3, 1)
-    rows_NH1 = (torch.arange(height, device=device) + pad - shifts_N2[:, :1])[:, :, None]
-    columns_N1W = (torch.arange(width, device=device) + pad - shifts_N2[:, 1:])[:, None, :]
-    index_N11 = torch.arange(len(images_NCHW), device=device)[:, None, None]
-    return padded_NHWC[index_N11, rows_NH1, columns_N1W].permute(0, 3, 1, 2)
+class Controller:
+    """Moves p so that r_t = E[sign(D(real))] stays at its target (arXiv:2006.06676, Sec. 3.2), without a host sync."""
+
+    def __init__(self, config: ControllerConfig, batch: int, p: Tensor):
+        """`p` is moved in place; `batch` is the number of real images in an update of D."""
+        self.config, self.p = config, p
+        self.p.fill_(config.start)
+        self.step = config.every * batch / (config.over_kimg * 1000)
+        self.signs = torch.zeros_like(p)
+        self.updates = 0
+
+    def observe(self, sign_real: Tensor) -> None:
+        """After an update of D: the mean sign of its logits of real images, over all ranks."""
+        self.signs += sign_real
+        self.updates += 1
+        if self.updates == self.config.every:
+            self.p.add_(self.step * (self.signs / self.updates - self.config.target).sign()).clamp_(0, 1)
+            self.signs.zero_()
+            self.updates = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that affects the next p."""
+        return {"p": self.p, "signs": self.signs, "updates": torch.tensor(self.updates)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        self.p.copy_(state["p"])
+        self.signs.copy_(state["signs"])
+        self.updates = int(state["updates"])
 
 
 class Augment:
-    """DiffAugment's translation (arXiv:2006.10738), applied to each image with probability p."""
+    """What `train.augment` says, each transform applied to each image with probability p."""
 
-    def __init__(self, translation: float, device: torch.device):
-        self.translation = translation
-        """Largest shift, as a share of the side."""
+    def __init__(self, config: AugmentConfig, batch: int, device: torch.device):
+        """`batch` is the number of real images in an update of D."""
+        self.config = config
         self.p = torch.zeros((), device=device)
-        """Probability, on the device: schedules and controllers write it, nobody reads it back."""
+        """Probability, on the device: a schedule or a controller writes it, nobody reads it back."""
+        self.controller = Controller(config.p, batch, self.p) if isinstance(config.p, ControllerConfig) else None
 
     def __call__(self, images_NCHW: Tensor, rng: StepRng, name: str) -> Tensor:
-        """Augmented images, float as they came; draws from the stream `name`."""
-        reach = round(self.translation * images_NCHW.shape[-1])
-        if reach == 0:
+        """Augmented images, float32; draws from the streams `name`-*. What is not augmented stays as it is."""
+        if not self.config.transforms():
             return images_NCHW
-        n = len(images_NCHW)
-        shifts_N2 = rng.integers(f"{name}-translation", n, -reach, reach + 1, (2,))
-        apply_N1 = rng.uniform(f"{name}-p", n, (1,)) < self.p
-        return translate(images_NCHW, shifts_N2 * apply_N1)
+        draws = Draws(rng, name, len(images_NCHW), self.p)
+        with torch.autocast(images_NCHW.device.type, enabled=False):
+            images_NCHW = images_NCHW.float()
+            if self.config.ada is not None:
+                images_NCHW = ada(images_NCHW, self.config.ada, replace(draws, name=f"{name}-ada"))
+            return diff_augment(images_NCHW, self.config, draws)
+
+    def schedule(self, images_seen: int) -> None:
+        """Set p, where it follows a schedule."""
+        if not isinstance(self.config.p, ControllerConfig):
+            self.p.fill_(self.config.p.at(images_seen))
+
+    def observe(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Called after each update of D with the means of its `Loss.stats`; p moves, where it is steered.
+
+        Returns what to log.
+        """
+        if not self.config.transforms():
+            return {}
+        logs = {"p": self.p.clone()}
+        if self.controller is not None:
+            self.controller.observe(means["sign_real"])
+            logs["sign_real"] = means["sign_real"]
+        return logs
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that affects the next p and is no function of images seen."""
+        return {} if self.controller is None else self.controller.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state_dict`."""
+        if self.controller is not None:
+            self.controller.load_state_dict(state)
 
 
 class Door(nn.Module):

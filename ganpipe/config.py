@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from .augmentconfig import AugmentConfig, ControllerConfig
 from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .evaluateconfig import EvaluateConfig
@@ -62,20 +63,6 @@ class StopConfig(Section):
         if self.kimg is None and self.hours is None and self.at is None:
             raise ValueError("training would never end; set train.stop.kimg, train.stop.hours or train.stop.at")
         return self
-
-
-class AugmentConfig(Section):
-    """Augmentation of what the discriminator sees, real and generated alike (DiffAugment, arXiv:2006.10738)."""
-
-    translation: float = Field(0, ge=0, le=0.5)
-    """Largest shift in either direction, as a share of the image's side; what moves in is 0, mid-grey."""
-    p: Schedule = Schedule(1.0)
-    """Probability that an image is augmented."""
-
-    @field_validator("p")
-    @classmethod
-    def _probability(cls, value: Schedule) -> Schedule:
-        return within(value, 0, 1)
 
 
 class TrainConfig(Section):
@@ -205,6 +192,11 @@ class RunConfig(Section):
         self.columns()  # an InputError is a ValueError
         if isinstance(self.prepare, PrepareConfig):
             self.recipe().check_resolution(self.prepare.resolution)
+        if isinstance(self.train.augment.p, ControllerConfig) and not self.recipe().absolute_logits():
+            raise ValueError(
+                "train.augment.p has a controller, which steers by the sign of D's logits, and of this gan's only "
+                "the differences mean anything; set train.augment.p to a number or a schedule"
+            )
         points, source = self.prepare.kind == "point", self.prepare.source.name
         if points != (self.evaluate.extractor == "point"):
             raise ValueError(
@@ -213,7 +205,7 @@ class RunConfig(Section):
             )
         for field, given in (
             ("train.mirror", self.train.mirror),
-            ("train.augment.translation", self.train.augment.translation),
+            *((f"train.augment.{name}", True) for name in self.train.augment.transforms()),
             ("train.stop_on", self.train.stop_on),
         ):
             if points and given:

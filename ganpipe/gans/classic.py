@@ -35,15 +35,19 @@ class Objective:
     """(fake logits) -> loss of G; (real logits, fake logits) when `paired`."""
     paired: bool = False
     """Whether each fake is compared with a real of its own."""
+    middle: float | None = 0
+    """Logit between generated and real; None where only differences of logits mean something."""
 
 
 OBJECTIVES = {
     "minimax": Objective(losses.cross_entropy_discriminator, losses.minimax_generator),
     "non_saturating": Objective(losses.cross_entropy_discriminator, losses.non_saturating_generator),
-    "lsgan": Objective(losses.least_squares_discriminator, losses.least_squares_generator),
+    "lsgan": Objective(losses.least_squares_discriminator, losses.least_squares_generator, middle=0.5),
     "hinge": Objective(losses.hinge_discriminator, losses.wasserstein_generator),
-    "wasserstein": Objective(losses.wasserstein_discriminator, losses.wasserstein_generator),
-    "relativistic": Objective(losses.relativistic_discriminator, losses.relativistic_generator, paired=True),
+    "wasserstein": Objective(losses.wasserstein_discriminator, losses.wasserstein_generator, middle=None),
+    "relativistic": Objective(
+        losses.relativistic_discriminator, losses.relativistic_generator, paired=True, middle=None
+    ),
 }
 
 LABEL_DEVIATION = 0.1
@@ -213,6 +217,9 @@ class Classic(LatentGAN):
     def plan(self, step: int) -> Plan:
         return Plan(d_updates=self.config.critic_steps, g_updates=1)
 
+    def absolute_logits(self) -> bool:
+        return OBJECTIVES[self.config.objective].middle is not None
+
     def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         real_NS, conditions = batch[self.output(batch)], self.conditions(batch)
         with torch.no_grad():
@@ -244,7 +251,9 @@ class Classic(LatentGAN):
                 "prob_fake": fake_logits_N.detach().float().sigmoid().mean(),
                 "js_bound": losses.js_divergence_bound(adversarial.detach()),
             }
-        loss.stats["sign_real"] = real_logits_N.detach().sign().float().mean()
+        middle = OBJECTIVES[self.config.objective].middle
+        if middle is not None:
+            loss.stats["sign_real"] = (real_logits_N.detach().float() - middle).sign().mean()
         return loss
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:

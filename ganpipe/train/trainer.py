@@ -84,7 +84,7 @@ class Trainer:
             assert config.train.optimizers.discriminator is not None
             self.discriminator = _placed(raw.discriminator, self.device)
             self.d_optimizer = build_optimizer(config.train.optimizers.discriminator, self.discriminator.parameters())
-            self.augment = Augment(config.train.augment.translation, self.device)
+            self.augment = Augment(config.train.augment, self.train.batch, self.device)
             self.door = Door(self.discriminator, self.augment)
             self.nets.discriminator = self.door
         self.ranks.same(self._weights())
@@ -183,6 +183,7 @@ class Trainer:
         optimizer.zero_grad(set_to_none=True)
         if not of_generator:
             self.gan.constrain(network)
+            self._log("augment", self.augment.observe(means))
         self.gan.observe(means, step)
 
     def _step_at(self, update: str, position: int, rows: slice) -> Step:
@@ -206,7 +207,7 @@ class Trainer:
         apply_schedules(self.g_optimizer, self.train.optimizers.generator, images_seen)
         if self.d_optimizer is not None and self.train.optimizers.discriminator is not None:
             apply_schedules(self.d_optimizer, self.train.optimizers.discriminator, images_seen)
-            self.augment.p.fill_(self.train.augment.p.at(images_seen))
+            self.augment.schedule(images_seen)
 
     # --- progress --------------------------------------------------------------------------------------------------
 
@@ -319,6 +320,7 @@ class Trainer:
         if self.discriminator is not None and self.d_optimizer is not None:
             sections["discriminator"] = self.discriminator.state_dict()
             sections["discriminator_optimizer"] = optimizer_tensors(self.d_optimizer)
+            sections["augment"] = self.augment.state_dict()
         return sections
 
     def _newest_checkpoint(self) -> CheckpointRef | None:
@@ -331,6 +333,7 @@ class Trainer:
         load_optimizer_tensors(self.g_optimizer, sections.get("generator_optimizer", {}))
         if self.d_optimizer is not None:
             load_optimizer_tensors(self.d_optimizer, sections.get("discriminator_optimizer", {}))
+            self.augment.load_state_dict(sections.get("augment", {}))
         self.ema.module.load_state_dict(moving_average)
         self.gan.load_state_dict({"shared": sections.get("recipe", {}), "rank": rank_state})
         self.progress = Progress(**{name: facts[name] for name in Progress.model_fields if name in facts})
