@@ -48,8 +48,8 @@ OBJECTIVES = {
 }
 
 LABEL_DEVIATION = 0.1
-"""Of the class's vector, as it begins, beside latents of deviation 1. On the digits a vector as long as the latent made
-few images of each class, and the Frechet distance twice as large; see benchmarks/RESULTS.md."""
+"""Of the class's vector, as it begins, beside latents of deviation 1. On the digits a vector as long as the latent took
+over, and each class was few images for long."""
 
 
 class MlpNetwork(Section):
