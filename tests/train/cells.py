@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import ValidationError
+from tiny import SMALL_STYLEGAN2
 
 from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
 
@@ -19,6 +20,13 @@ CONSTRAINTS: dict[str, dict[str, Any]] = {
 }
 NORMS = {"free": "batch", "weight_clip": "batch", "gradient_penalty": "instance"}
 """Of the convolutional discriminator, where the constraint allows more than none."""
+
+
+OTHERS: dict[str, dict[str, Any]] = {
+    "stylegan2": {**SMALL_STYLEGAN2, "r1_every": 2, "path_length_every": 2},
+    "stylegan2-plain": {**SMALL_STYLEGAN2, "path_length": None, "style_mixing": 0},
+}
+"""`gan` sections of the recipes beside classic."""
 
 
 def networks(constraint: str) -> list[dict[str, Any]]:

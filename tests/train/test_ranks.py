@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from cells import cells
+from cells import OTHERS, cells
 from safetensors.torch import load_file
 from tiny import tiny_raw
 
@@ -37,8 +37,9 @@ FEW = [
     "mlp-lsgan-r2",
     "resnet-hinge-spectral_norm",
     "resnet-relativistic-lazy",
+    *OTHERS,
 ]
-GRID = cells()
+GRID = cells() | OTHERS
 
 
 @pytest.fixture(autouse=True)

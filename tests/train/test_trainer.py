@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 import torch
+from cells import OTHERS
 from tiny import tiny_raw
 
 from ganpipe import runs, sample
@@ -47,12 +48,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sngan": {"objective": "hinge", "spectral_norm": True, "network": {"name": "resnet", "feature_dim": 4}},
     "rpgan": {"objective": "relativistic", "r1": 1, "r2": 1, "network": {"name": "resnet", "feature_dim": 4}},
     "mlp": {"network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}},
+    **OTHERS,
 }
 
 
 def recipe(name: str, **train: Any) -> RunConfig:
     raw = tiny_raw(**train)
-    raw["gan"] |= RECIPES[name]
+    raw["gan"] = RECIPES[name] if "name" in RECIPES[name] else raw["gan"] | RECIPES[name]
     return load_config(raw)
 
 
