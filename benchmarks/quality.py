@@ -4,7 +4,8 @@
 
 Two readers that the evaluation does not use are trained here, on the train and extractor splits, and judged on the test
 split: a support vector machine on 8x8 means, with calibrated probabilities, and a convolutional network. Every run goes
-through the stages that `ganpipe run` calls.
+through the stages that `ganpipe run` calls. Of configs with labels as many samples are drawn of each class, and the
+readers say how many show the class asked for.
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ def confident(probabilities: np.ndarray) -> float:
     return float((probabilities.max(1) > CONFIDENT).mean())
 
 
+def read_as_asked(probabilities: np.ndarray, asked: list[int] | None) -> str:
+    """Share of rows whose likeliest class is the one asked for."""
+    return "-" if asked is None else f"{(probabilities.argmax(1) == asked).mean():.1%}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     nightly = str(Path(__file__).parents[1] / "configs" / "digits-dcgan.yaml")
@@ -108,7 +114,7 @@ def main() -> None:
         settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
         store = open_store(settings.store)
         readers: dict[str, Reader] = {}
-        real_rows, rows, ratios = [], [], []
+        real_rows, rows, ratios, recalls = [], [], [], []
         for path, seed in itertools.product(options.configs, range(1, options.seeds + 1)):
             config = load_config(path, [*options.overrides, f"train.seed={seed}"])
             dataset = prepare.run(config, settings)
@@ -131,7 +137,8 @@ def main() -> None:
             best, controls = report.best, {control.name: control.scores for control in report.controls}
             files = store.fetch(best.checkpoint.prefix, ["generator.safetensors"])
             generator = sample.load_generator(files["generator.safetensors"])
-            images = sample.draw_images(generator.gan, generator.module, SAMPLE_SEED, SAMPLES)
+            asked = [row % len(generator.classes) for row in range(SAMPLES)] if generator.classes else None
+            images = sample.draw_images(generator.gan, generator.module, SAMPLE_SEED, SAMPLES, label=asked)
             read_by = {name: reader(images) for name, reader in readers.items()}
             digits = np.bincount(read_by["CNN"].argmax(1), minlength=10) / SAMPLES
             ratio = best.scores["fid_domain"] / controls["pca_gaussian"]["fid_domain"]
@@ -141,8 +148,12 @@ def main() -> None:
                 f"| {config.name} | {seed} | {kimg:.0f} | {seconds:.0f} | {best.scores['fid_domain']:.2f} "
                 f"| {ratio:.3f} | " + " | ".join(f"{confident(read):.1%}" for read in read_by.values()) + " | "
                 f"{digits.min():.1%} | {digits.max():.1%} "
-                f"| {best.scores['precision_domain']:.3f} | {best.scores['recall_domain']:.3f} |"
+                f"| {best.scores['precision_domain']:.3f} | {best.scores['recall_domain']:.3f} | "
+                + " | ".join(read_as_asked(read, asked) for read in read_by.values())
+                + f" | {', '.join(alarm.name for alarm in report.diagnostics.raised) or 'none'} |"  # type: ignore[union-attr]
             )
+            recall = best.by_class["recall_domain"]
+            recalls.append(f"| {config.name} | {seed} | {' | '.join(f'{value:.2f}' for value in recall.values())} |")
             logging.info("%s", rows[-1])
 
     print(f"protocol {report.protocol_hash}, {report.protocol['n_generated']} samples a seed\n")
@@ -161,9 +172,12 @@ def main() -> None:
         "/ PCA-Gaussian",
         *(f"{n}: p > {CONFIDENT}" for n in READERS),
     ]
-    head += ["rarest digit", "commonest", "precision", "recall"]
+    head += ["rarest digit", "commonest", "precision", "recall", *(f"{n}: the class asked for" for n in READERS)]
+    head += ["alarms"]
     print(f"\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     print("\n".join(rows))
+    print(f"\n| recall of | seed | {' | '.join(recall)} |\n|{' --- |' * (len(recall) + 2)}")
+    print("\n".join(recalls))
     print(f"\nmedian of the ratios {statistics.median(ratios):.3f}, worst {max(ratios):.3f}")
 
 

@@ -42,7 +42,7 @@ class Augment:
 
 
 class Door(nn.Module):
-    """What recipes get as `nets.discriminator`: every input is augmented, then judged."""
+    """What recipes get as `nets.discriminator`: every image is augmented, then judged, under its conditions if any."""
 
     def __init__(self, discriminator: nn.Module, augment: Augment):
         super().__init__()
@@ -55,7 +55,7 @@ class Door(nn.Module):
         """Begin a micro-batch: its draws come from `rng`, one stream per call."""
         self.rng, self.calls = rng, 0
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
+    def forward(self, images_NCHW: Tensor, *conditions: Tensor) -> Tensor:
         assert self.rng is not None, "the trainer opens the door before each loss"
         self.calls += 1
-        return self.discriminator(self.augment(images_NCHW, self.rng, f"augment{self.calls}"))
+        return self.discriminator(self.augment(images_NCHW, self.rng, f"augment{self.calls}"), *conditions)

@@ -91,6 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, a run's id, or a .safetensors file")
     added.add_argument("--n", type=_positive, default=64, help="how many")
     added.add_argument("--seed", type=int, default=0)
+    meaning = "by name or number; several times: each has its share; never: drawn, each as likely as any other"
+    added.add_argument("--label", metavar="CLASS", action="append", default=[], help=meaning)
     added.add_argument(
         "--out", metavar="PATH", required=True, help="x.png: one picture; x.csv: points; otherwise a folder of files"
     )

@@ -213,8 +213,9 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
 
     weights = register.resolve(args.model, settings)
     path = Path(args.out).expanduser()
-    generated.write(sample.load_generator(weights), args.seed, args.n, path)
+    generated.write(sample.load_generator(weights), args.seed, args.n, path, args.label)
     result = {"path": str(path.resolve()), "n": args.n, "seed": args.seed, "weights": str(weights)}
+    result |= {"label": args.label} if args.label else {}
     return Outcome(result, f"{args.n} samples: {path}")
 
 

@@ -199,9 +199,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fit_the_data(self) -> RunConfig:
-        from .gans import GANS
-
-        GANS[self.gan.name](self.gan).columns({self.prepare.kind})  # an InputError is a ValueError
+        self.columns()  # an InputError is a ValueError
         points, source = self.prepare.kind == "point", self.prepare.source.name
         if points != (self.evaluate.extractor == "point"):
             raise ValueError(
@@ -223,6 +221,12 @@ class RunConfig(Section):
 
         gate_metric(self)  # an InputError is a ValueError; told now, not after hours of training
         return self
+
+    def columns(self) -> frozenset[str]:
+        """What the recipe takes of the data. Raises InputError when it cannot be there."""
+        from .gans import GANS
+
+        return GANS[self.gan.name](self.gan).columns(self.prepare.columns)
 
 
 # --- from YAML and --set to a resolved RunConfig -----------------------------------------------------------------

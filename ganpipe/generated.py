@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import plane, sample
@@ -12,27 +13,43 @@ OTHER_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 """What pictures are not written as."""
 
 
-def write(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
-    """Samples 0, ..., n - 1 of the seed, as the suffix of `path` says. Raises InputError when it cannot be written."""
+def write(generator: LoadedGenerator, seed: int, n: int, path: Path, labels: Sequence[str] = ()) -> None:
+    """Samples 0, ..., n - 1 of the seed, as the suffix of `path` says.
+
+    Of several `labels` each has its share of the samples, one after the other. Raises InputError for a class that is
+    none, and when the samples cannot be written.
+    """
+    label = _shares(generator.class_numbers(labels), n) if labels else None
     try:
-        (_points if generator.output == "point" else _images)(generator, seed, n, path)
+        if generator.output == "point":
+            _points(generator, seed, n, path)
+        else:
+            _images(generator, seed, n, path, label, len(labels))
     except OSError as error:
         raise InputError(f"--out {path}: {error}") from error
 
 
-def _images(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:
-    """A grid as .png, or a folder of PNGs."""
+def _shares(numbers: list[int], n: int) -> list[int]:
+    """Of n samples as many for each class, one after the other."""
+    if len(numbers) > n:
+        raise InputError(f"--n {n}: {len(numbers)} labels are asked for; draw as many samples, or more")
+    return [numbers[index * len(numbers) // n] for index in range(n)]
+
+
+def _images(generator: LoadedGenerator, seed: int, n: int, path: Path, label: list[int] | None, asked: int) -> None:
+    """A grid as .png, with one row for each class asked for where they fit; or a folder of PNGs."""
     if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
         raise InputError(f"--out {path}: grids are written as .png; a name without suffix is a folder of PNGs")
-    images = sample.draw_images(generator.gan, generator.module, seed, n).numpy()
+    images = sample.draw_images(generator.gan, generator.module, seed, n, label=label).numpy()
     if path.suffix.lower() == ".png":
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.grid_png(images))
+        path.write_bytes(sample.grid_png(images, n // asked if asked > 1 and n % asked == 0 else None))
         return
     path.mkdir(parents=True, exist_ok=True)
     for index in range(n):
         picture = sample.grid_png(images[index : index + 1], scale_to=1)
-        (path / f"seed{seed}-{index:06d}.png").write_bytes(picture)
+        of_class = "" if label is None else f"-class{label[index]}"
+        (path / f"seed{seed}-{index:06d}{of_class}.png").write_bytes(picture)
 
 
 def _points(generator: LoadedGenerator, seed: int, n: int, path: Path) -> None:

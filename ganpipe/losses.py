@@ -64,6 +64,11 @@ def relativistic_generator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tens
     return F.softplus(real_logits_N.float() - fake_logits_N.float()).mean()
 
 
+def class_loss(logits_NK: Tensor, label_N: Tensor) -> Tensor:
+    """-E[log P(C = c | x)]: what an auxiliary classifier and the generator both minimise (arXiv:1610.09585, Eq. 3)."""
+    return F.cross_entropy(logits_NK.float(), label_N)
+
+
 def js_divergence_bound(discriminator_loss: Tensor) -> Tensor:
     """Lower bound on JS(data, generated), nats, tight for the optimal D: log 2 - loss / 2 (arXiv:1406.2661, Thm. 1)."""
     return torch.log(torch.tensor(2.0, device=discriminator_loss.device)) - discriminator_loss / 2

@@ -57,6 +57,11 @@ class PrepareConfig(Section):
         """The kind of column that is prepared."""
         return "image"
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """What a recipe may find in the data, as far as it can be told before any is read."""
+        return frozenset({self.kind}) | self.source.columns()
+
     def described(self) -> str:
         """For people: what the rows look like."""
         return f"{self.resolution} px and {self.channels} channel{'s' if self.channels > 1 else ''}"
@@ -108,6 +113,11 @@ class PointsConfig(Section):
     def kind(self) -> Literal["point"]:
         """The kind of column that is prepared."""
         return "point"
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """What a recipe finds in the data."""
+        return frozenset({self.kind})
 
     def described(self) -> str:
         """For people: what the rows look like."""

@@ -34,6 +34,8 @@ FORMAT = 1
 CHUNK = 64
 """Rows of every forward pass; part of every protocol."""
 BATCH_NORM_CHUNKS = 16
+LISTED = 100
+"""Most classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,29 @@ class LoadedGenerator:
     def output(self) -> OutputKind:
         """What it makes."""
         return self.gan.output(self.spec)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that it can be asked for, by number; none when it takes no label."""
+        return (self.spec["label"].vocabulary or ()) if "label" in self.gan.columns(self.spec) else ()
+
+    def class_numbers(self, asked: Sequence[str | int]) -> list[int]:
+        """Of classes by name or by number; a name that is some other class's number is a name.
+
+        Raises InputError listing the classes when there is no such class, or none at all.
+        """
+        if asked and not self.classes:
+            raise InputError(f"label {asked[0]!r}: this generator was trained without labels; leave the label out")
+        numbers = {str(number): number for number in range(len(self.classes))}
+        numbers |= {name: number for number, name in enumerate(self.classes)}
+        for label in asked:
+            if str(label) not in numbers:
+                raise InputError(f"there is no class {label!r}; the {len(self.classes)} classes are {self._listed()}")
+        return [numbers[str(label)] for label in asked]
+
+    def _listed(self) -> str:
+        shown = ", ".join(self.classes[:LISTED])
+        return f"{shown}, ... (number {LISTED} and on)" if len(self.classes) > LISTED else shown
 
     def served(self, rows: Tensor) -> np.ndarray:
         """Drawn rows as they are handed out: images uint8 (N, H, W, C), points float32 (N, 2)."""
@@ -115,7 +140,8 @@ def draw(
 ) -> Iterator[Tensor]:
     """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
 
-    The generator must be in eval mode. `label` holds one class per index, `truncation` scales the latents.
+    The generator must be in eval mode. `label` holds one class number per index, and without it a generator of classes
+    draws one, each as likely as any other; `truncation` scales the latents.
     """
     for start in range(0, len(indices), chunk):
         wanted = list(indices[start : start + chunk])
@@ -128,9 +154,16 @@ def draw(
         yield gan.sample(generator, request)[: len(wanted)].float()
 
 
-def draw_images(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
-    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU."""
-    return torch.cat([to_uint8(part).cpu() for part in draw(gan, generator, seed, range(n), device)])
+def draw_images(
+    gan: GAN,
+    generator: nn.Module,
+    seed: int,
+    n: int,
+    device: torch.device | str = "cpu",
+    label: Sequence[int] | None = None,
+) -> Tensor:
+    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU; `label` holds n class numbers."""
+    return torch.cat([to_uint8(part).cpu() for part in draw(gan, generator, seed, range(n), device, label)])
 
 
 def draw_points(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:

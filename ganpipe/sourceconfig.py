@@ -15,6 +15,10 @@ class DigitsSource(Section):
 
     name: Literal["digits"] = "digits"
 
+    def columns(self) -> frozenset[str]:
+        """Columns besides the image."""
+        return frozenset({"label"})
+
 
 class ColumnsSource(Section):
     """Base of the sources whose rows can have columns besides the image."""
@@ -42,6 +46,11 @@ class ColumnsSource(Section):
     def has_labels(self) -> bool:
         """Whether labels are asked for."""
         return self.label_column is not None
+
+    def columns(self) -> frozenset[str]:
+        """Columns besides the image that there may be: whether folders are classes shows when they are read."""
+        found = {"label": self.has_labels(), "caption": self.caption_column is not None}
+        return frozenset(name for name, there in found.items() if there)
 
 
 class FilesSource(ColumnsSource):

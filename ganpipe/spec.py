@@ -75,6 +75,13 @@ def sampled(spec: DataSpec) -> Column:
     raise InputError(f"the data has neither images nor points; it has {sorted(spec)}")
 
 
+def class_count(spec: DataSpec) -> int:
+    """How many classes the labels are of. Raises InputError when the data has no labels."""
+    if "label" not in spec or spec["label"].vocabulary is None:
+        raise InputError(f"the data has no column of labels; it has {sorted(spec)}")
+    return len(spec["label"].vocabulary)
+
+
 def spec_to_json(spec: DataSpec) -> dict[str, object]:
     """JSON form, without the shards: what travels inside a weights file."""
     return {name: column.model_dump(mode="json", exclude={"shards"}) for name, column in spec.items()}

@@ -167,6 +167,13 @@ def test_penalty_is_float32_under_autocast(penalty: str) -> None:
     assert seen == [torch.float32]
 
 
+def test_a_classifiers_loss_is_minus_the_log_of_the_right_probability() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(7), 0.0]])
+    wanted = (-math.log(3 / 4) - math.log(1 / 8)) / 2
+    assert losses.class_loss(logits, torch.tensor([1, 1])).item() == pytest.approx(wanted, rel=1e-6)
+    assert losses.class_loss(logits.bfloat16(), torch.tensor([1, 1])).dtype == torch.float32
+
+
 def test_two_log_two_at_indifference() -> None:
     zeros = torch.zeros(4)
     assert float(losses.cross_entropy_discriminator(zeros, zeros)) == pytest.approx(2 * math.log(2))

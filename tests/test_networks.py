@@ -9,7 +9,7 @@ from torch import nn
 
 from ganpipe.errors import InputError
 from ganpipe.gans.base import parameter_count
-from ganpipe.networks import dcgan, mlp, resnet, spectral
+from ganpipe.networks import dcgan, labels, mlp, resnet, spectral
 
 BATCH_NORM = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
 
@@ -142,3 +142,66 @@ def test_spectral_norm_moves_by_iterations_alone() -> None:
     u, v = (state[f"parametrizations.weight.0.{name}"].double() for name in "uv")
     (rows.double() @ (exact / (u @ exact @ v)).T).sum().backward()
     torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)
+
+
+# --- classes -----------------------------------------------------------------------------------------------------
+
+
+def in_two_parts() -> dict[str, labels.TwoParts]:
+    torch.manual_seed(0)
+    return {
+        "mlp": mlp.Discriminator((3, 8, 8), 16, 2),
+        "dcgan": dcgan.Discriminator(3, 4, 8, "none"),
+        "resnet": resnet.Discriminator(3, 4, 8),
+    }
+
+
+@pytest.mark.parametrize("name", ["mlp", "dcgan", "resnet"])
+def test_a_projection_adds_the_classs_own_direction_of_the_features(name: str) -> None:
+    plain = in_two_parts()[name]
+    conditional = labels.ProjectionDiscriminator(plain, 5)
+    images, label = torch.randn(6, 3, 8, 8), [0, 4, 1, 1, 3, 2]
+    found = conditional(images, torch.tensor(label))
+    directions = conditional.projection.embedding.weight.detach().double()  # (F, classes)
+    for row, number in enumerate(label):
+        features = plain.features(images[row : row + 1]).detach().double().flatten()
+        assert len(features) == plain.feature_count
+        wanted = float(plain(images[row : row + 1]).detach()) + float(features @ directions[:, number])
+        assert float(found[row].detach()) == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+
+
+def test_spectral_norm_finds_the_projection() -> None:
+    conditional = labels.ProjectionDiscriminator(in_two_parts()["resnet"], 5)
+    spectral.normalise(conditional)
+    for _ in range(100):
+        spectral.iterate(conditional)
+    largest = torch.linalg.matrix_norm(conditional.projection.embedding.weight.detach().double(), ord=2)
+    assert float(largest) == pytest.approx(1, rel=1e-4)
+
+
+def test_an_auxiliary_classifier_reads_the_features_and_leaves_the_logits_alone() -> None:
+    for plain in in_two_parts().values():
+        conditional, images = labels.AuxiliaryDiscriminator(plain, 5), torch.randn(6, 3, 8, 8)
+        logits, classes = conditional(images)
+        torch.testing.assert_close(logits, plain(images))
+        read = plain.features(images).flatten(1) @ conditional.classifier.weight.T + conditional.classifier.bias
+        torch.testing.assert_close(classes, read)
+
+
+def test_a_class_is_one_more_channel() -> None:
+    class Channels(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images
+
+    conditional, images = labels.ConcatDiscriminator(Channels(), 5, 8), torch.randn(2, 3, 8, 8)
+    seen = conditional(images, torch.tensor([4, 1]))
+    assert torch.equal(seen[:, :3], images)
+    assert torch.equal(seen[:, 3].flatten(1), conditional.planes.weight[[4, 1]])
+
+
+def test_a_class_follows_the_latent() -> None:
+    generator = labels.LabelledGenerator(mlp.Generator(6 + 4, (1, 8, 8), 16, 2, bounded=True), 3, 4)
+    latents, vectors = torch.randn(3, 6), generator.embedding.weight
+    assert generator.classes == 3
+    wanted = generator.generator(torch.cat([latents, torch.stack([vectors[2], vectors[0], vectors[2]])], dim=1))
+    torch.testing.assert_close(generator(latents, torch.tensor([2, 0, 2])), wanted)

@@ -1,7 +1,8 @@
 """The same scores class by class: what a generator makes badly, or leaves out, is lost in a mean over all.
 
 The domain extractor tells which class an image shows, of real and of generated images alike, so that both sides are
-misread alike; an unconditional generator's images have no other label.
+misread alike. Samples that were asked for are of the class asked for, whatever they show: a generator that takes one
+class for another is bad at both.
 """
 
 from __future__ import annotations
@@ -22,17 +23,14 @@ def by_class(
     extractor: str,
     least: int,
 ) -> dict[str, dict[str, float]]:
-    """metric -> class -> score, of features (N, D) and logits (N, K) of either side; `classes` names the K logits.
+    """metric -> class -> score, of features (N, D) and class numbers (N,) of either side; `classes` are their names.
 
     recall: share of a class's real images within the generated manifold of all classes, from `least` of them on.
     kid: the unbiased squared MMD of the class's images, at most 2,000 a side, from `least` on either side on.
     fid: from more than 2 D on either side on; of fewer it is bias.
     """
-    if not classes:
-        return {}  # and some extractors give no logits
     found: dict[str, dict[str, float]] = {base: {} for base in ("recall", "kid", "fid")}
-    (made_ND, made_logits), (real_MD, real_logits) = generated, real
-    made_class_N, real_class_M = made_logits.argmax(1), real_logits.argmax(1)
+    (made_ND, made_class_N), (real_MD, real_class_M) = generated, real
     enough_for_fid = 2 * made_ND.shape[1]
     for number, name in enumerate(classes):
         made, known = made_ND[made_class_N == number], real_MD[real_class_M == number]

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -154,6 +154,8 @@ def _compute(
     known = extract(extractor, len(real), rows_of(real), ranks, f"real {kind}s")
     held_out = extract(extractor, len(others), rows_of(others), ranks, f"held-out {kind}s")
     classes = domain.class_names(dataset) if protocol.extractor == "domain" else ()
+    if classes:
+        held_out = replace(held_out, classes=domain.labels_of(dataset, protocol.held_out)[: len(held_out)])
     reference = Reference.of(known, protocol, held_out, classes)
     train, seen = (real, known) if protocol.reference_split == "train" else (others, held_out)
     gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)

@@ -229,6 +229,12 @@ def class_names(dataset: Dataset) -> tuple[str, ...]:
     return tuple(names[value] if names else str(value) for value in classes.tolist())
 
 
+def labels_of(dataset: Dataset, split: str) -> tuple[str, ...]:
+    """Names of the classes of a split's images."""
+    names = dataset.spec()["label"].vocabulary
+    return tuple(names[value] if names else str(value) for value in dataset.column("label", split).tolist())
+
+
 @torch.no_grad()
 def _test_accuracy(network: DomainNetwork, dataset: Dataset, task: str, classes: np.ndarray) -> float | None:
     """Share of the test split that is told right; classes that the extractor split lacks are left out."""

@@ -35,6 +35,8 @@ SEARCHED = 1024
 """Most samples whose nearest training images are looked for."""
 PAIRS = 8
 """Samples in each row of pairs."""
+ROWS, OF_A_CLASS = 20, 10
+"""Most classes that samples are shown of, and how many of each."""
 PATHS, STEPS = 6, 10
 """Interpolations, and samples on each; all in one chunk."""
 GAP_GREY = 112
@@ -125,6 +127,8 @@ class Exhibits:
     """Median distance of a training image to the nearest other one."""
     paths: Picture | None = None
     """One interpolation per row."""
+    of_classes: list[tuple[str, Picture]] = field(default_factory=list)
+    """Class asked for, and samples of it; the k-th ones of all classes share their latents."""
     modes: list[ClassShare] = field(default_factory=list)
     """Of points; classes of images are counted by their alarm."""
     points: Points | None = None
@@ -147,7 +151,7 @@ def make_exhibits(
     distance_N, index_N = nearest(generated.features_ND[:SEARCHED], known_ND)
 
     def pairs(numbers: Sequence[int]) -> list[Pair]:
-        samples = images_of(loaded, seed, numbers, device)
+        samples = images_of(loaded, seed, numbers, device, classes=_of(generated.classes, numbers))
         found = [np.array(train[int(index_N[number])])[None] for number in numbers]
         return [
             Pair(number, _picture(sample[None]), _picture(real), float(distance_N[number]))
@@ -158,23 +162,44 @@ def make_exhibits(
     count = min(GRID, len(generated))
     return Exhibits(
         seed=seed,
-        samples=_picture(images_of(loaded, seed, range(count), device)),
+        samples=_picture(images_of(loaded, seed, range(count), device, classes=_of(generated.classes, range(count)))),
         real=_picture(np.array(dataset.column("image", "test")[:count])),
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
         searched=len(distance_N),
         usual_distance=float(usual_N.median()),
         paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
+        of_classes=by_class(loaded, seed, device),
         frames=browsed(loaded, device),
     )
 
 
 def images_of(
-    loaded: LoadedGenerator, seed: int, numbers: Sequence[int], device: torch.device, truncation: float = 1.0
+    loaded: LoadedGenerator,
+    seed: int,
+    numbers: Sequence[int],
+    device: torch.device,
+    truncation: float = 1.0,
+    classes: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Samples of a seed by number, uint8 (N, C, H, W)."""
-    parts = draw(loaded.gan, loaded.module, seed, numbers, device, truncation=truncation)
+    """Samples of a seed by number, uint8 (N, C, H, W); `classes` are what they are to show, if anybody asks."""
+    label = None if classes is None else loaded.class_numbers(classes)
+    parts = draw(loaded.gan, loaded.module, seed, numbers, device, label, truncation=truncation)
     return torch.cat([to_uint8(part).cpu() for part in parts]).numpy()
+
+
+def by_class(loaded: LoadedGenerator, seed: int, device: torch.device) -> list[tuple[str, Picture]]:
+    """OF_A_CLASS samples of each of the first ROWS classes; nothing of a generator without classes."""
+    names = loaded.classes[:ROWS]
+    if not names:
+        return []
+    numbers, asked = list(range(OF_A_CLASS)) * len(names), [name for name in names for _ in range(OF_A_CLASS)]
+    images = images_of(loaded, seed, numbers, device, classes=asked)
+    return [(name, _picture(row, OF_A_CLASS)) for name, row in zip(names, np.split(images, len(names)), strict=True)]
+
+
+def _of(classes: Sequence[str] | None, numbers: Sequence[int]) -> list[str] | None:
+    return None if classes is None else [classes[number] for number in numbers]
 
 
 def mode_shares(generated: Features, reference: Reference) -> list[ClassShare]:

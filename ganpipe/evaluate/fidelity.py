@@ -37,6 +37,8 @@ class Features:
     features_ND: Tensor
     logits_NK: Tensor
     """Of points: their distances to the modes instead."""
+    classes: tuple[str, ...] | None = None
+    """Of each row by name, where it is known: the one asked for, or a real image's label."""
 
     def __len__(self) -> int:
         return len(self.features_ND)
@@ -87,10 +89,10 @@ def require_enough(config: EvaluateConfig, dataset: Dataset, feature_dim: int | 
 
 def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) -> Protocol:
     """The protocol that this configuration, data set and installation give."""
-    splits = {}
+    fields: dict[str, Any] = {"classes_asked": "train" if "label" in dataset.spec() else "uniform"}
     if config.protocol is not None and NAMED[config.protocol].reference_split == "test":
-        splits = {"reference_split": "test", "control_split": "train"}
-    return protocol_of(Counts.of(config, dataset), dataset.digest, weights, name=config.protocol, **splits)
+        fields |= {"reference_split": "test", "control_split": "train"}
+    return protocol_of(Counts.of(config, dataset), dataset.digest, weights, name=config.protocol, **fields)
 
 
 def protocol_of(counts: Counts, digest: str, weights: Weights, **fields: Any) -> Protocol:

@@ -27,6 +27,7 @@ from ..settings import Settings
 from ..sourceconfig import ArchiveSource, FolderSource, S3Source
 from ..spec import sampled
 from ..storage import Store, open_store
+from .asked import classes_asked
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ class Images:
     """Some of one shape, by number: uint8 (n, C, H, W) or float32 (n, 2). Raises WorkFailed when they cannot be had."""
     digest: str = ""
     """Of all pixels, in order; empty for what a generator draws."""
+    classes: tuple[str, ...] | None = None
+    """What a generator was asked for, row by row."""
 
     def __len__(self) -> int:
         return len(self.shapes)
@@ -71,13 +74,20 @@ def find_dataset(name: str, store: Store) -> Dataset | None:
 
 
 def open_images(
-    name: str, side: str, most: int, work: Path, settings: Settings, draws: tuple[int, int] | None = None
+    name: str,
+    side: str,
+    most: int,
+    work: Path,
+    settings: Settings,
+    draws: tuple[int, int] | None = None,
+    against: Dataset | None = None,
 ) -> Images:
     """What a name stands for: a folder or an archive of image files, `s3://bucket/prefix`, a data set, or a model.
 
     At most `most` are taken, in the order of their names. Pixels of files are kept in the folder `work`, as long as
-    they are needed. A model draws `draws` = (seed, how many), and is refused without them. Raises InputError naming the
-    side, and all unreadable files.
+    they are needed. A model draws `draws` = (seed, how many), and is refused without them; one of classes draws them as
+    often as they are in the training images of `against`, if there are any. Raises InputError naming the side, and all
+    unreadable files.
     """
     path = Path(name).expanduser()
     with _blaming(side):
@@ -93,7 +103,7 @@ def open_images(
     if draws is None:
         raise InputError(f"{nothing}; name real images first, and what is scored against them second")
     try:
-        return _drawn(name, side, *draws, settings)
+        return _drawn(name, side, *draws, settings, against)
     except InputError as error:
         raise InputError(f"{nothing}, and no model: {error}") from error
 
@@ -168,17 +178,21 @@ def of_dataset(dataset: Dataset, side: str, splits: Sequence[str], most: int) ->
     return Images(side, f"data set {dataset.digest[:12]}", [column.shape] * len(rows), read, dataset.digest)
 
 
-def _drawn(name: str, side: str, seed: int, count: int, settings: Settings) -> Images:
+def _drawn(name: str, side: str, seed: int, count: int, settings: Settings, against: Dataset | None) -> Images:
     from .. import register
 
     weights = register.resolve(name, settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_generator(weights, device)
+    classes = None if against is None else classes_asked(loaded, against, seed, range(count))
+    label = None if classes is None else loaded.class_numbers(classes)
 
     def read(rows: Sequence[int]) -> Tensor:
-        (part,) = draw(loaded.gan, loaded.module, seed, rows, device)
+        asked = None if label is None else [label[row] for row in rows]
+        (part,) = draw(loaded.gan, loaded.module, seed, rows, device, asked)
         if not part.isfinite().all():
             raise WorkFailed(f"{side}: {name} makes NaN or infinite pixels: it has no scores")
         return part if loaded.output == "point" else to_uint8(part)
 
-    return Images(side, f"{name}, seed {seed}", [sampled(loaded.spec).shape] * count, read)
+    shapes = [sampled(loaded.spec).shape] * count
+    return Images(side, f"{name}, seed {seed}", shapes, read, classes=classes)

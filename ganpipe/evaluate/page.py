@@ -21,7 +21,7 @@ from ..refs import ClassShare, EvalReport, Scores
 from .curve import curve
 from .exhibits import Exhibits, Points
 from .modes import HIGH_QUALITY_SIGMAS
-from .protocol import FRECHET, base_name, lower_is_better
+from .protocol import FRECHET, UNCOUNTED, base_name, lower_is_better
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = (960, 360), (340, 300)
@@ -176,7 +176,11 @@ def _unlike(report: EvalReport, champion: Champion | None) -> list[str]:
     """Why the champion's scores cannot stand beside these."""
     if champion is None:
         return []
-    lines = configuration.differences(champion.report.protocol, report.protocol)
+    theirs, ours = (
+        {name: value for name, value in protocol.items() if name not in UNCOUNTED}
+        for protocol in (champion.report.protocol, report.protocol)
+    )
+    lines = configuration.differences(theirs, ours)
     if champion.report.best.seeds != report.best.seeds:
         lines.append(f"sample seeds: {len(champion.report.best.seeds)} -> {len(report.best.seeds)} of them")
     return lines

@@ -28,6 +28,7 @@ from ..settings import Settings
 from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
+from .asked import classes_asked
 from .controls import reference_and_controls
 from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, make_exhibits
@@ -95,9 +96,10 @@ class Scorer:
         scored = []
         for number, checkpoint in enumerate(checkpoints):
             of_seeds = rows[number * len(sample_seeds) : (number + 1) * len(sample_seeds)]
-            by_seed = {metric: [row.scores[metric] for row in of_seeds] for metric in of_seeds[0].scores}
-            means = mean_of(of_seeds).model_dump(exclude={"format"})
-            scored.append(SnapshotScores(checkpoint=checkpoint, by_seed=by_seed, seeds=sample_seeds, **means))
+            means = mean_of(of_seeds)
+            by_seed = {metric: [row.scores.get(metric, math.nan) for row in of_seeds] for metric in means.scores}
+            rest = means.model_dump(exclude={"format"})
+            scored.append(SnapshotScores(checkpoint=checkpoint, by_seed=by_seed, seeds=sample_seeds, **rest))
         return scored
 
     def diagnose(self, seen: dict[int, Features], sample_seeds: list[int]) -> Diagnostics | None:
@@ -134,20 +136,24 @@ class Scorer:
         seen: dict[int, Features] | None,
     ) -> Features:
         """Of samples 0, ..., n_generated - 1 of the seed. Raises NotFinite when there are none."""
-        loaded = load(checkpoint)
+        loaded, n = load(checkpoint), self.protocol.n_generated
+        classes = classes_asked(loaded, self.dataset, seed, range(n))
+        label = None if classes is None else loaded.class_numbers(classes)
 
         def images(rows: slice) -> Tensor:
             indices = range(rows.start, rows.stop)
-            (part,) = draw(loaded.gan, loaded.module, seed, indices, self.ranks.device, chunk=self.protocol.chunk)
+            part_label = None if label is None else label[rows]
+            (part,) = draw(loaded.gan, loaded.module, seed, indices, self.ranks.device, part_label, self.protocol.chunk)
             if not part.isfinite().all():
                 raise NotFinite
             return part if loaded.output == "point" else to_uint8(part)
 
         try:
-            features = extract(self.extractor, self.protocol.n_generated, images, self.ranks, "samples", self.stop)
+            features = extract(self.extractor, n, images, self.ranks, "samples", self.stop)
         except NotFinite:
             log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
             raise
+        features = replace(features, classes=classes)
         if seen is not None:
             seen[seed] = features
         return features

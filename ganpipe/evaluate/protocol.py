@@ -36,6 +36,9 @@ METRICS: dict[str, bool] = {
 """Base name of every metric of features -> whether lower is better."""
 OF_CLASSES = frozenset({"is", "entropy_marginal", "entropy_conditional"})
 """Those that are read off class probabilities, which points have not."""
+LABEL_METRICS: dict[str, bool] = {"label_accuracy": False}
+"""Those of a generator that is asked for classes: `label_accuracy` is the share of its samples that the `domain`
+classifier, which no training saw, reads as the class asked for."""
 POINT_EXTRACTOR = "point"
 MODE_OVERLAP = "mode_overlap"
 MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_quality": False}
@@ -43,6 +46,8 @@ MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_qual
 SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
 """Fields of a protocol that its format 1 had not."""
 STANDARD_EXTRACTOR = known.INCEPTION
+UNCOUNTED = frozenset({"name", "classes_asked"})
+"""Fields of a protocol that are no part of its hash."""
 Split = Literal["train", "test", "all"]
 """`all`: of images that are no data set of ganpipe's, and so have no splits."""
 
@@ -147,6 +152,10 @@ class Protocol(BaseModel):
     """Images in every forward pass of generator and extractor, but for the extractor's last."""
     ema: Literal[True] = True
     """The moving average of the generator's weights is what samples."""
+    classes_asked: Literal["train", "uniform"] = "train"
+    """How often a generator of classes is asked for each: as often as training images are of it, or, where the real
+    images have no labels, each alike. No part of the hash: it follows from the data, and most generators are asked
+    nothing."""
     precision: Literal["fp32"] = "fp32"
     """Of generator and extractor."""
     rng_seed: int = 2020
@@ -187,8 +196,8 @@ def differences(before: Protocol, after: Protocol) -> list[str]:
 
 
 def _counted(protocol: Protocol) -> dict[str, Any]:
-    """All but its name, and what its format had not, as JSON values."""
-    return protocol.model_dump(mode="json", exclude={"name", *(SINCE_2 if protocol.format == 1 else ())})
+    """All that counts, without what its format had not, as JSON values."""
+    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
 
 
 def headline(protocol: Mapping[str, Any], hash: str) -> str:
@@ -225,19 +234,20 @@ def metric_name(base: str, extractor: str) -> str:
     return base if extractor == STANDARD_EXTRACTOR else f"{base}_{known.slug(extractor)}"
 
 
-def metric_names(extractor: str) -> dict[str, bool]:
-    """Name of every metric measured with this extractor -> whether lower is better."""
+def metric_names(extractor: str, labelled: bool = False) -> dict[str, bool]:
+    """Name of every metric measured with this extractor, of generators of classes or of others -> whether lower is
+    better."""
     of_features = {
         metric_name(base, extractor): lower
-        for base, lower in METRICS.items()
+        for base, lower in {**METRICS, **(LABEL_METRICS if labelled and extractor == "domain" else {})}.items()
         if base not in OF_CLASSES or known.classifies(extractor)
     }
     return {**MODE_METRICS, **of_features} if extractor == POINT_EXTRACTOR else of_features
 
 
 def base_name(metric: str) -> str | None:
-    """The key of METRICS that a metric's full name begins with; None for what is no metric of features."""
-    fitting = [base for base in METRICS if metric == base or metric.startswith(f"{base}_")]
+    """The key of METRICS, or of LABEL_METRICS, that a metric's full name begins with; None for other metrics."""
+    fitting = [base for base in (*METRICS, *LABEL_METRICS) if metric == base or metric.startswith(f"{base}_")]
     return max(fitting, key=len, default=None)
 
 
@@ -258,11 +268,16 @@ def gate_metric(config: RunConfig) -> str:
 
     Raises InputError when `register.metric` or `register.require` names something that is not measured.
     """
-    names = metric_names(config.evaluate.extractor)
+    names = metric_names(config.evaluate.extractor, labelled="label" in config.columns())
     asked = {"register.metric": config.registration.metric}
     asked.update({f"register.require.{name}": name for name in config.registration.require})
     for field, name in asked.items():
         if name is not None and name not in names:
+            if base_name(name) in LABEL_METRICS:
+                raise InputError(
+                    f"{field} is for generators of classes, read by the extractor `domain`: this gan section takes no "
+                    f"labels, or evaluate.extractor is another one ({config.evaluate.extractor}); leave it out"
+                )
             raise InputError(
                 f"{field}: {name!r} is not measured with evaluate.extractor={config.evaluate.extractor}; "
                 f"there is {', '.join(names)}"
@@ -277,10 +292,10 @@ def lower_is_better(metric: str) -> bool:
     base = base_name(metric)
     if base is None:
         raise InputError(
-            f"{metric!r} is no metric; there is {', '.join(METRICS)}, each with _<extractor> but for inception, and "
-            f"{', '.join(MODE_METRICS)}"
+            f"{metric!r} is no metric; there is {', '.join([*METRICS, *LABEL_METRICS])}, each with _<extractor> but "
+            f"for inception, and {', '.join(MODE_METRICS)}"
         )
-    return METRICS[base]
+    return {**METRICS, **LABEL_METRICS}[base]
 
 
 def seeds(purpose: str, count: int) -> list[int]:

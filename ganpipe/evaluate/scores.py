@@ -36,7 +36,7 @@ from .resampling import Estimate, estimate, without_bias
 BOUNDS: dict[str, tuple[float, float]] = {
     "kid": (-math.inf, math.inf),
     "is": (1, math.inf),
-    **dict.fromkeys(("precision", "recall", "coverage", "mode_overlap", "high_quality"), (0, 1)),
+    **dict.fromkeys(("precision", "recall", "coverage", "label_accuracy", "mode_overlap", "high_quality"), (0, 1)),
 }
 """Least and largest possible value of a metric, by its base name; 0 and infinity where it is missing."""
 
@@ -135,6 +135,8 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
         parts.append(mode_scores_of)
     elif known.classifies(protocol.extractor):
         parts.append(_entropies)
+    if generated.classes is not None and reference.classes:
+        parts.append(_label_accuracy)
     for part in parts:
         of_part, estimated = part(generated, reference, protocol, blocks, halves)
         scores |= of_part
@@ -156,19 +158,31 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
         }
         estimates |= {base: estimate(scores[base], values) for base, values in of_halves.items()}
         estimates["coverage"] = resampling.jackknife(scores["coverage"], lain.coverage_without())
-    names = {name: name if name in MODE_METRICS else base_name(name) for name in metric_names(protocol.extractor)}
-    return Measured(
-        {name: scores[base] for name, base in names.items() if base},
-        {name: estimates[base] for name, base in names.items() if base in estimates},
-        by_class(
-            (generated.features_ND, generated.logits_NK),
-            (reference.features_ND, reference.logits_NK),
+    found = metric_names(protocol.extractor, labelled=True)
+    names = {name: name if name in MODE_METRICS else base_name(name) for name in found}
+    of_classes = {}
+    if reference.classes:  # some extractors give no logits, and others none of the data's classes
+        of_classes = by_class(
+            (generated.features_ND, _class_numbers(generated, reference)),
+            (reference.features_ND, reference.logits_NK.argmax(1)),
             lain.recalled_M,
             reference.classes,
             protocol.extractor,
             protocol.class_rows,
-        ),
+        )
+    return Measured(
+        {name: scores[base] for name, base in names.items() if base in scores},
+        {name: estimates[base] for name, base in names.items() if base in estimates},
+        of_classes,
     )
+
+
+def _class_numbers(rows: Features, reference: Reference) -> Tensor:
+    """Of each row, (N,), among the reference's classes: the class asked for, or the one read; -1 for any other."""
+    if rows.classes is None:
+        return rows.logits_NK.argmax(1)
+    number = {name: number for number, name in enumerate(reference.classes)}
+    return torch.tensor([number.get(name, -1) for name in rows.classes])
 
 
 Part = tuple[dict[str, float], dict[str, Estimate]]
@@ -235,6 +249,19 @@ def _entropies(generated: Features, _: Reference, protocol: Protocol, __: int, h
     }
 
 
+def _label_accuracy(generated: Features, reference: Reference, _: Protocol, blocks: int, halves: Tensor | None) -> Part:
+    """Of the rows whose class the classifier knows."""
+    class_N = _class_numbers(generated, reference)
+    known_N = class_N >= 0
+    right_N = generated.logits_NK.argmax(1)[known_N] == class_N[known_N]
+    if not len(right_N):
+        return {}, {}
+    accuracy = float(right_N.double().mean())
+    if halves is None or len(right_N) < 2 * blocks:
+        return {"label_accuracy": accuracy}, {}
+    return {"label_accuracy": accuracy}, {"label_accuracy": estimate(accuracy, resampling.shares(right_N, halves))}
+
+
 def mode_scores_of(generated: Features, _: Reference, __: Protocol, blocks: int, halves: Tensor | None) -> Part:
     """Points have the distances to their modes where images have logits."""
     scores = mode_scores(generated.logits_NK)
@@ -256,9 +283,10 @@ def mean_of(sets: Sequence[Measured]) -> Scores:
     A class's score is the mean over the sets, if all have it.
     """
     first = sets[0]
-    means = {name: math.fsum(one.scores[name] for one in sets) / len(sets) for name in first.scores}
+    names = dict.fromkeys(name for one in sets for name in one.scores)
+    means = {name: math.fsum(one.scores.get(name, math.nan) for one in sets) / len(sets) for name in names}
     intervals = {}
-    for name in first.scores:
+    for name in names:
         parts = [one.estimates[name] for one in sets if name in one.estimates]
         if len(parts) == len(sets) and math.isfinite(means[name]):
             base = name if name in MODE_METRICS else base_name(name)

@@ -90,7 +90,7 @@ def score_images(
     with scratch_folder(settings.local_folder("work"), "score-") as work:
         known_side = _real(real, dataset, wanted, work, settings)
         draws = (seed, count or min(len(known_side), MAX_REFERENCE))
-        made = open_images(generated, "GENERATED", count or MAX_REFERENCE, work, settings, draws)
+        made = open_images(generated, "GENERATED", count or MAX_REFERENCE, work, settings, draws, dataset)
         _require_alike(known_side, made)
         _require_numbers(known_side, made, count, protocol, wanted)
         dim = known.feature_dim(extractor)
@@ -221,6 +221,7 @@ def _reference(
         name=protocol,
         reference_split="all",
         control_split=None,
+        classes_asked="uniform",
         resize=f"{known.resize(weights.extractor)}, every image from its own size",
     )
     return Reference.of(features_of(real, extractor, Ranks().device), measured_by), [], measured_by
@@ -242,4 +243,4 @@ def features_of(images: Images, extractor: FeatureExtractorBase, device: torch.d
         found.append((features.cpu(), logits.cpu()))
     back = torch.tensor([row for rows in chunks for row in rows]).argsort()
     features_ND, logits_NK = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
-    return require_finite(Features(features_ND, logits_NK), extractor)
+    return require_finite(Features(features_ND, logits_NK, images.classes), extractor)

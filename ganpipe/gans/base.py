@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..options import GanConfig, OptimizersConfig
 from ..rng import SampleRng, StepRng
 from ..spec import DataSpec
@@ -21,10 +22,19 @@ Batch = Mapping[str, Tensor]
 """Columns by name, rows first: image float in [-1, 1] NCHW, label int64 N, caption uint8 NL (UTF-8, filled up with 0),
 tokens int64 NL, point float ND."""
 
+MENDED = {
+    "label": "name their column in prepare.source.label_column, or put image files into a sub-folder for each class",
+    "caption": "name their column in prepare.source.caption_column",
+}
+"""Condition -> how data come by it."""
+
 
 @dataclass
 class Networks:
-    """What is trained. All that sampling needs (text encoder, vocabulary) is inside the generator."""
+    """What is trained. All that sampling needs (text encoder, vocabulary) is inside the generator.
+
+    Conditions come second: `generator(latents_NZ, label_N)`, `discriminator(images_NCHW, label_N)`.
+    """
 
     generator: nn.Module
     discriminator: nn.Module | None
@@ -75,6 +85,10 @@ class Request:
     caption: tuple[str, ...] | None = None
     truncation: float = 1.0
     """Drawn latents are scaled about their mean by it: below 1 samples are more typical, and less varied."""
+
+    def labels(self, class_count: int) -> Tensor:
+        """Class numbers int64 (n,): those asked for, or drawn ones, each class as likely as any other."""
+        return self.rng.integers("label", self.n, 0, class_count) if self.label is None else self.label
 
 
 Samples = Tensor
@@ -129,7 +143,10 @@ class GAN(ABC):
 
     @abstractmethod
     def sample(self, generator: nn.Module, request: Request) -> Samples:
-        """`request.n` samples; row i depends on row i of the request alone. Called without gradients, in eval mode."""
+        """`request.n` samples; row i depends on row i of the request alone. Called without gradients, in eval mode.
+
+        A condition that the request lacks is drawn: classes by `request.labels`.
+        """
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Recipe state that affects the next step: {"shared": equal on all ranks, "rank": this rank's own}."""
@@ -137,6 +154,18 @@ class GAN(ABC):
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Inverse of `state_dict`."""
+
+
+def conditioned(
+    made: OutputKind, condition: Literal["label", "caption"], available: Collection[str], field: str
+) -> frozenset[str]:
+    """The columns of a recipe that makes `made` under a condition.
+
+    Raises InputError, naming the `field` that asks for the condition, when the data has none.
+    """
+    if condition not in available:
+        raise InputError(f"{field} needs {condition}s, and the data has none: {MENDED[condition]}, or change {field}")
+    return frozenset({made, condition})
 
 
 def freeze(module: nn.Module, frozen: bool) -> None:

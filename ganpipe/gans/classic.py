@@ -1,7 +1,8 @@
-"""The classic grid: networks x objectives x what keeps the discriminator smooth.
+"""The classic grid: networks x objectives x what keeps the discriminator smooth x how both learn of a class.
 
 {mlp, dcgan, resnet} x {minimax, non_saturating, lsgan, hinge, wasserstein, relativistic}
-x {weight_clip, gradient_penalty, r1, r2, spectral_norm}; pairs that make no sense are refused.
+x {weight_clip, gradient_penalty, r1, r2, spectral_norm} x {concat, projection, auxiliary}; pairs that make no sense are
+refused.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 from .. import losses
 from ..errors import InputError
-from ..networks import dcgan, mlp, resnet, spectral
+from ..networks import dcgan, labels, mlp, resnet, spectral
 from ..options import Adam, GanConfig, OptimizersConfig, RMSProp, Section
 from ..rng import SampleRng, StepRng
 from ..schedule import Schedule
-from ..spec import DataSpec, image_shape, sampled
-from .base import GAN, Batch, Loss, Networks, OutputKind, Plan, Request, Samples, Step
+from ..spec import DataSpec, class_count, image_shape, sampled
+from .base import GAN, Batch, Loss, Networks, OutputKind, Plan, Request, Samples, Step, conditioned
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ OBJECTIVES = {
     "wasserstein": Objective(losses.wasserstein_discriminator, losses.wasserstein_generator),
     "relativistic": Objective(losses.relativistic_discriminator, losses.relativistic_generator, paired=True),
 }
+
+LABEL_DEVIATION = 0.1
+"""Of the class's vector, as it begins, beside latents of deviation 1. On the digits a vector as long as the latent made
+few images of each class, and the Frechet distance twice as large; see benchmarks/RESULTS.md."""
 
 
 class MlpNetwork(Section):
@@ -86,6 +91,10 @@ class ClassicConfig(GanConfig):
     """The adversarial game; see `losses.py`."""
     network: Network = DcganNetwork()
     """Architecture of both networks."""
+    conditioning: Literal["none", "concat", "projection", "auxiliary"] = "none"
+    """How the discriminator learns of the class, which the generator is given beside the latent: as one channel more
+    (arXiv:1411.1784), as a projection of its features (arXiv:1802.05637), or by telling it itself (AC-GAN,
+    arXiv:1610.09585)."""
     latent_dim: int = Field(100, ge=1)
     """Size of the standard normal latent."""
     latent_components: int = Field(0, ge=0)
@@ -130,19 +139,28 @@ class ClassicConfig(GanConfig):
                 f"gan.network.norm {self.network.norm} rescales what gan.spectral_norm has normalised; "
                 "set gan.network.norm to none"
             )
+        if self.weight_clip is not None and self.conditioning in ("concat", "auxiliary"):
+            what = "channel of the class" if self.conditioning == "concat" else "classifier"
+            raise ValueError(
+                f"gan.conditioning {self.conditioning} needs the {what}, and gan.weight_clip leaves little of it; "
+                "set gan.conditioning to projection, or gan.gradient_penalty (10) in place of gan.weight_clip"
+            )
         if self.penalty_every > 1 and self.r1 is None and self.r2 is None:
             raise ValueError("gan.penalty_every is for gan.r1 and gan.r2, and neither is set; leave it at 1")
         return self
 
 
 class Classic(GAN):
-    """Unconditional generation from a latent vector, of images or of points."""
+    """Generation from a latent vector, of images or of points; of images also from a class."""
 
     Config = ClassicConfig
     config: ClassicConfig
 
     def columns(self, available: Collection[str]) -> frozenset[str]:
-        return frozenset({self.output(available)})
+        made = self.output(available)
+        if self.config.conditioning == "none":
+            return frozenset({made})
+        return conditioned(made, "label", available, f"gan.conditioning {self.config.conditioning}")
 
     def output(self, available: Collection[str]) -> OutputKind:
         if "point" not in available:
@@ -167,37 +185,52 @@ class Classic(GAN):
         return OptimizersConfig(generator=Adam(), discriminator=Adam())
 
     def build_networks(self, spec: DataSpec) -> Networks:
-        generator, discriminator = self._build(spec)
-        if self.config.spectral_norm:
-            spectral.normalise(discriminator)
-        return Networks(generator, discriminator)
+        networks = self._labelled(spec) if self.config.conditioning != "none" else Networks(*self._build(spec))
+        if self.config.spectral_norm and networks.discriminator is not None:
+            spectral.normalise(networks.discriminator)
+        return networks
 
-    def _build(self, spec: DataSpec) -> tuple[nn.Module, nn.Module]:
-        network, latent_size = self.config.network, self.config.latent_dim + self.config.latent_components
+    def _labelled(self, spec: DataSpec) -> Networks:
+        """The class's vector has as many numbers as the latent, like those of arXiv:1912.04958 and arXiv:2501.05441."""
+        classes, conditioning, label_dim = class_count(spec), self.config.conditioning, self.config.latent_dim
+        generator, plain = self._build(spec, label_dim, int(conditioning == "concat"))
+        discriminator: nn.Module
+        if conditioning == "projection":
+            discriminator = labels.ProjectionDiscriminator(plain, classes)
+        elif conditioning == "auxiliary":
+            discriminator = labels.AuxiliaryDiscriminator(plain, classes)
+        else:
+            discriminator = labels.ConcatDiscriminator(plain, classes, image_shape(spec)[1])
+        return Networks(labels.LabelledGenerator(generator, classes, label_dim, LABEL_DEVIATION), discriminator)
+
+    def _build(self, spec: DataSpec, label_dim: int = 0, planes: int = 0) -> tuple[nn.Module, labels.TwoParts]:
+        """A generator of latents that are `label_dim` longer, and a discriminator of images with `planes` more."""
+        network, latent_size = self.config.network, self.config.latent_dim + self.config.latent_components + label_dim
         if isinstance(network, MlpNetwork):
             size, shape = (network.hidden_dim, network.hidden_layers), sampled(spec).shape
+            judged = (shape[0] + planes, *shape[1:])
             bounded = self.output(spec) == "image"
-            return mlp.Generator(latent_size, shape, *size, bounded=bounded), mlp.Discriminator(shape, *size)
+            return mlp.Generator(latent_size, shape, *size, bounded=bounded), mlp.Discriminator(judged, *size)
         channels, resolution, _ = image_shape(spec)
         if isinstance(network, ResnetNetwork):
             return (
                 resnet.Generator(latent_size, 2 * network.feature_dim, channels, resolution),
-                resnet.Discriminator(channels, network.feature_dim, resolution),
+                resnet.Discriminator(channels + planes, network.feature_dim, resolution),
             )
         return (
             dcgan.Generator(latent_size, network.feature_dim, channels, resolution),
-            dcgan.Discriminator(channels, network.feature_dim, resolution, network.norm),
+            dcgan.Discriminator(channels + planes, network.feature_dim, resolution, network.norm),
         )
 
     def plan(self, step: int) -> Plan:
         return Plan(d_updates=self.config.critic_steps, g_updates=1)
 
     def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
-        assert nets.discriminator is not None
-        real_NS = batch[self.output(batch)]
+        real_NS, conditions = batch[self.output(batch)], self._conditions(batch)
         with torch.no_grad():
-            fake_NS = nets.generator(self._latents(step.rng, step.micro_batch))
-        real_logits_N, fake_logits_N = nets.discriminator(real_NS), nets.discriminator(fake_NS)
+            fake_NS = nets.generator(self._latents(step.rng, step.micro_batch), *conditions)
+        real_logits_N, real_classes = self._judged(nets, real_NS, conditions)
+        fake_logits_N, fake_classes = self._judged(nets, fake_NS, conditions)
         adversarial = OBJECTIVES[self.config.objective].discriminator(real_logits_N, fake_logits_N)
         logs = {
             "adversarial": adversarial.detach(),
@@ -205,15 +238,23 @@ class Classic(GAN):
             "logits_fake": fake_logits_N.detach().mean(),
         }
         total = adversarial
+
+        def judge(rows_NS: Tensor) -> Tensor:
+            return self._judged(nets, rows_NS, conditions)[0]
+
+        if real_classes is not None and fake_classes is not None:
+            told = losses.class_loss(real_classes, *conditions) + losses.class_loss(fake_classes, *conditions)
+            total = total + told
+            logs["class_loss"] = told.detach()
         if self.config.gradient_penalty is not None:
             mix_N = step.rng.uniform("mix", step.micro_batch)
-            penalty = losses.gradient_penalty(nets.discriminator, real_NS, fake_NS, mix_N)
-            total = adversarial + self.config.gradient_penalty * penalty
+            penalty = losses.gradient_penalty(judge, real_NS, fake_NS, mix_N)
+            total = total + self.config.gradient_penalty * penalty
             logs["gradient_penalty"] = penalty.detach()
         if step.update_index % self.config.penalty_every == 0:
             for name, gamma, rows_NS in (("r1", self.config.r1, real_NS), ("r2", self.config.r2, fake_NS)):
                 if gamma is not None:
-                    penalty = losses.zero_centred_penalty(nets.discriminator, rows_NS)
+                    penalty = losses.zero_centred_penalty(judge, rows_NS)
                     total = total + gamma * self.config.penalty_every * penalty
                     logs[name] = penalty.detach()
         if self.config.objective == "wasserstein":
@@ -227,17 +268,32 @@ class Classic(GAN):
         return Loss(total, logs, stats={"sign_real": real_logits_N.detach().sign().float().mean()})
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
-        assert nets.discriminator is not None
-        fake_logits_N = nets.discriminator(nets.generator(self._latents(step.rng, step.micro_batch)))
+        conditions = self._conditions(batch)
+        fake_NS = nets.generator(self._latents(step.rng, step.micro_batch), *conditions)
+        fake_logits_N, fake_classes = self._judged(nets, fake_NS, conditions)
         objective = OBJECTIVES[self.config.objective]
         if objective.paired:
             with torch.no_grad():
-                real_NS = batch[self.output(batch)]
-                real_logits_N = nets.discriminator(real_NS)
+                real_logits_N, _ = self._judged(nets, batch[self.output(batch)], conditions)
             adversarial = objective.generator(real_logits_N, fake_logits_N)
         else:
             adversarial = objective.generator(fake_logits_N)
-        return Loss(adversarial, {"adversarial": adversarial.detach()})
+        logs = {"adversarial": adversarial.detach()}
+        if fake_classes is None:
+            return Loss(adversarial, logs)
+        told = losses.class_loss(fake_classes, *conditions)
+        return Loss(adversarial + told, logs | {"class_loss": told.detach()})
+
+    def _conditions(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The classes of the real images, which those of the fakes are too."""
+        return () if self.config.conditioning == "none" else (batch["label"],)
+
+    def _judged(self, nets: Networks, rows_NS: Tensor, conditions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor | None]:
+        """Logits (N,) of being real, and (N, K) of the classes where the discriminator tells them."""
+        assert nets.discriminator is not None
+        if self.config.conditioning == "auxiliary":
+            return nets.discriminator(rows_NS)
+        return nets.discriminator(rows_NS, *conditions), None
 
     @torch.no_grad()
     def constrain(self, discriminator: nn.Module) -> None:
@@ -252,7 +308,9 @@ class Classic(GAN):
         latents_NZ = request.latents
         if latents_NZ is None:
             latents_NZ = self._latents(request.rng, request.n, request.truncation)
-        return generator(latents_NZ)
+        if not isinstance(generator, labels.LabelledGenerator):
+            return generator(latents_NZ)
+        return generator(latents_NZ, request.labels(generator.classes))
 
     def _latents(self, rng: StepRng | SampleRng, n: int, truncation: float = 1.0) -> Tensor:
         """(n, latent_dim + latent_components); the piece's coordinate is half as long as the normal part is expected.

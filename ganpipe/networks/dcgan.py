@@ -62,6 +62,7 @@ class Discriminator(nn.Module):
     def __init__(self, in_dim: int = 3, feature_dim: int = 64, resolution: int = 64, norm: Norm = "batch"):
         super().__init__()
         widths = [feature_dim << stage for stage in range(stages_between(resolution) + 1)]
+        self.feature_count = widths[-1] * BASE_RESOLUTION**2
         self.l1 = nn.Sequential(
             nn.Conv2d(in_dim, widths[0], kernel_size=4, stride=2, padding=1),
             nn.LeakyReLU(0.2),
@@ -70,8 +71,16 @@ class Discriminator(nn.Module):
         )
         self.apply(init_weights)
 
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        """(N, feature_dim of the last stage, 4, 4)"""
+        return self.l1[:-1](images_NCHW)
+
+    def logits(self, features_NCHW: Tensor) -> Tensor:
+        """(N,)"""
+        return self.l1[-1](features_NCHW).flatten()
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        return self.l1(images_NCHW).flatten()
+        return self.logits(self.features(images_NCHW))
 
 
 def _upsampling(inner: int, outer: int) -> nn.Module:

@@ -31,10 +31,19 @@ class Discriminator(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], hidden_dim: int, hidden_layers: int):
         super().__init__()
+        self.feature_count = hidden_dim
         self.layers = nn.Sequential(*_hidden(math.prod(shape), hidden_dim, hidden_layers), nn.Linear(hidden_dim, 1))
 
+    def features(self, rows_NS: Tensor) -> Tensor:
+        """(N, hidden_dim)"""
+        return self.layers[:-1](rows_NS.flatten(1))
+
+    def logits(self, features_NF: Tensor) -> Tensor:
+        """(N,)"""
+        return self.layers[-1](features_NF).flatten()
+
     def forward(self, rows_NS: Tensor) -> Tensor:
-        return self.layers(rows_NS.flatten(1)).flatten()
+        return self.logits(self.features(rows_NS))
 
 
 def _hidden(in_dim: int, hidden_dim: int, hidden_layers: int) -> list[nn.Module]:

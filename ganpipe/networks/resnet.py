@@ -46,12 +46,20 @@ class Discriminator(nn.Module):
             *(Block(feature_dim, halve=True) for _ in range(halvings - 1)),
             *(Block(feature_dim, halve=False) for _ in range(PLAIN_BLOCKS)),
         )
+        self.feature_count = feature_dim
         self.output = nn.Linear(feature_dim, 1)
         self.apply(init_weights)
 
+    def features(self, images_NCHW: Tensor) -> Tensor:
+        """(N, feature_dim)"""
+        return F.relu(self.blocks(images_NCHW)).sum((2, 3))
+
+    def logits(self, features_NF: Tensor) -> Tensor:
+        """(N,)"""
+        return self.output(features_NF).flatten()
+
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        features_NFHW = self.blocks(images_NCHW)
-        return self.output(F.relu(features_NFHW).sum((2, 3))).flatten()
+        return self.logits(self.features(images_NCHW))
 
 
 class UpBlock(nn.Module):

@@ -78,6 +78,14 @@ def card(
         f'model = mlflow.pyfunc.load_model("{uri}")',
         'samples = model.predict(pd.DataFrame({"seed": [0] * 64}))'
         f"  # {'float32 (64, 2)' if points else 'uint8 (64, height, width, channels)'}",
+        *(
+            [
+                "# Classes are drawn, each as likely as any other, unless a column asks for them by name or number:",
+                'samples = model.predict(pd.DataFrame({"seed": [0, 0], "label": ["0", "1"]}))',
+            ]
+            if "label" in config.columns()
+            else []
+        ),
         "```",
         "",
         "```",
@@ -91,7 +99,7 @@ def card(
 def _recipe(config: RunConfig, record: RunRecord) -> list[str]:
     """The recipe's own fields, those that are off left out, and what it was trained with."""
     fields = config.gan.model_dump(mode="json", exclude={"name"})
-    said = [f"{name} {_short(value)}" for name, value in fields.items() if value not in (None, False, 0)]
+    said = [f"{name} {_short(value)}" for name, value in fields.items() if value not in (None, False, 0, "none")]
     start = f"`{record.start_checkpoint.prefix}`" if record.start_checkpoint else "scratch"
     code = ""
     if "sha" in record.git:

@@ -14,15 +14,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..spec import DataSpec, image_shape, sampled
+from ..spec import image_shape, sampled
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
 
+    from ..sample import LoadedGenerator
+
 ROOT = Path(__file__).parent.parent
 ENTRY = "sample.py"
 SERVED = Path(__file__).parent / "pyfunc.py"
-EXAMPLE = {"seed": [0, 0, 1], "index": [0, 1, 0]}
+EXAMPLE: dict[str, list[Any]] = {"seed": [0, 0, 1], "index": [0, 1, 0]}
 
 
 def closure(entry: Path = ROOT / ENTRY, root: Path = ROOT) -> list[Path]:
@@ -89,27 +91,33 @@ def requirements() -> list[str]:
     return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)
 
 
-def signature(spec: DataSpec) -> ModelSignature:
-    """Columns `seed` and optional `index` in; uint8 (rows, height, width, channels) or float32 (rows, 2) out."""
+def signature(loaded: LoadedGenerator) -> ModelSignature:
+    """Columns `seed`, optional `index` and, of a generator of classes, optional `label` in; uint8 (rows, height, width,
+    channels) or float32 (rows, 2) out."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
-    if sampled(spec).kind == "point":
-        made = TensorSpec(np.dtype(np.float32), (-1, *sampled(spec).shape))
+    if loaded.output == "point":
+        made = TensorSpec(np.dtype(np.float32), (-1, *sampled(loaded.spec).shape))
     else:
-        channels, height, width = image_shape(spec)
+        channels, height, width = image_shape(loaded.spec)
         made = TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))
-    return ModelSignature(
-        inputs=Schema([ColSpec("long", "seed"), ColSpec("long", "index", required=False)]),
-        outputs=Schema([made]),
-    )
+    columns: list[ColSpec | TensorSpec] = [ColSpec("long", "seed"), ColSpec("long", "index", required=False)]
+    if loaded.classes:
+        columns.append(ColSpec("string", "label", required=False))
+    return ModelSignature(inputs=Schema(columns), outputs=Schema([made]))
 
 
-def save(folder: Path, weights: Path, spec: DataSpec, model: Model, metadata: dict[str, Any]) -> None:
+def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) -> None:
     """Write the complete MLflow model of `weights` (a generator.safetensors) to `folder`, which must not exist yet."""
     import mlflow.pyfunc
     import pandas as pd
+
+    from ..sample import load_generator
+
+    loaded = load_generator(weights)
+    labels = {"label": [loaded.classes[0]] * len(EXAMPLE["seed"])} if loaded.classes else {}
 
     with tempfile.TemporaryDirectory() as temporary:
         package = copy_code(Path(temporary))
@@ -120,8 +128,8 @@ def save(folder: Path, weights: Path, spec: DataSpec, model: Model, metadata: di
             artifacts={"generator": weights.as_uri()},
             model_config={"package": package.name, "device": "cpu"},
             pip_requirements=requirements(),
-            signature=signature(spec),
-            input_example=pd.DataFrame(EXAMPLE),
+            signature=signature(loaded),
+            input_example=pd.DataFrame({**EXAMPLE, **labels}),
             mlflow_model=model,
             metadata=metadata,
         )

@@ -139,12 +139,10 @@ def _new_version(
     from mlflow.models import Model
 
     from ..runs import open_run
-    from ..sample import load_generator
     from ..tracking import mirror_run
 
     product, best = config.registration.model, report.best
     weights = store.fetch(best.checkpoint.prefix, ["generator.safetensors"])["generator.safetensors"]
-    spec = load_generator(weights).spec
     record, _ = open_run(store, report.run_id)
     tags = _tags(config, report, record)
     run_id = mirror_run(store, report.run_id, settings)
@@ -155,7 +153,7 @@ def _new_version(
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
-            package.save(folder, weights, spec, model, metadata=tags)
+            package.save(folder, weights, model, metadata=tags)
             (folder / card.FILE).write_text(card.card(config, record, report), encoding="utf-8")
             client.log_model_artifacts(logged.model_id, str(folder))
     except BaseException:

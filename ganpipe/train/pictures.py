@@ -10,8 +10,11 @@ from .. import sample
 from ..gans.base import GAN
 from ..prepare.manifest import Dataset
 from ..seeds import derive_seed
+from ..spec import class_count
 
 GRID_SAMPLES = 64
+GRID_CLASSES, OF_A_CLASS = 16, 8
+"""Most classes in a grid, and samples of each: one row for each class."""
 POINT_SAMPLES = 2500
 """Generated points in a picture, and most real ones."""
 
@@ -19,10 +22,18 @@ POINT_SAMPLES = 2500
 def snapshot_picture(
     gan: GAN, generator: nn.Module, discriminator: nn.Module | None, dataset: Dataset, device: torch.device
 ) -> bytes:
-    """PNG: a grid of images, or points over real ones with the discriminator's surface beside them."""
-    spec = dataset.spec()
+    """PNG: a grid of images, or points over real ones with the discriminator's surface beside them.
+
+    Of a generator of classes, images above one another are of the same noise.
+    """
+    spec, seed = dataset.spec(), derive_seed("grid")
+    if "label" in gan.columns(spec):
+        classes = min(class_count(spec), GRID_CLASSES)
+        label = [number for number in range(classes) for _ in range(OF_A_CLASS)]
+        parts = sample.draw(gan, generator, seed, list(range(OF_A_CLASS)) * classes, device, label)
+        return sample.grid_png(torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy(), OF_A_CLASS)
     if gan.output(spec) == "image":
-        images = sample.draw_images(gan, generator, derive_seed("grid"), GRID_SAMPLES, device)
+        images = sample.draw_images(gan, generator, seed, GRID_SAMPLES, device)
         return sample.grid_png(images.numpy())
 
     from ..plane import picture
@@ -32,7 +43,7 @@ def snapshot_picture(
         assert discriminator is not None
         return discriminator(torch.from_numpy(points_N2).to(device)).float().cpu().numpy()
 
-    points = sample.draw_points(gan, generator, derive_seed("grid"), POINT_SAMPLES, device)
+    points = sample.draw_points(gan, generator, seed, POINT_SAMPLES, device)
     return picture(
         points.numpy(),
         spec["point"].mixture,

@@ -14,6 +14,7 @@ from ganpipe.errors import InputError
 from ganpipe.evaluate.protocol import (
     METRICS,
     SINCE_2,
+    UNCOUNTED,
     Controls,
     Protocol,
     base_name,
@@ -33,7 +34,7 @@ PROTOCOL = Protocol(
 FREE = [
     name
     for name in Protocol.model_fields
-    if name not in ("format", "name", "reference_split", "control_split", "ema", "precision")
+    if name not in {"format", "reference_split", "control_split", "ema", "precision", *UNCOUNTED}
 ]
 
 
@@ -83,7 +84,7 @@ def test_names_with_underscores_are_told_apart() -> None:
 
 
 def test_protocols_of_before_keep_their_hash_and_compare_with_none_of_today() -> None:
-    stored = {**PROTOCOL.model_dump(mode="json", exclude={"name", *SINCE_2}), "format": 1}
+    stored = {**PROTOCOL.model_dump(mode="json", exclude={*UNCOUNTED, *SINCE_2}), "format": 1}
     canonical = json.dumps(stored, sort_keys=True, separators=(",", ":"))
     before = Protocol.model_validate(stored)
     assert before.hash == hashlib.sha256(canonical.encode()).hexdigest()[:16] != PROTOCOL.hash

@@ -78,7 +78,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     module = gan.build_networks(spec).generator
     sample.refresh_batch_norm(gan, module)
     sample.save_generator(folder / "generator.safetensors", gan, module, spec, "r", 1)
-    package.save(folder / "model", folder / "generator.safetensors", spec, Model(), {})
+    package.save(folder / "model", folder / "generator.safetensors", Model(), {})
     return mlflow.pyfunc.load_model(str(folder / "model")), folder / "generator.safetensors"
 
 

@@ -62,7 +62,7 @@ def test_a_served_model_answers_with_coordinates(weights: Path, tmp_path: Path) 
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    package.save(tmp_path / "model", weights, SPEC, Model(), {})
+    package.save(tmp_path / "model", weights, Model(), {})
     model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     rows: Any = model.predict(pd.DataFrame({"seed": [3] * 70 + [5], "index": [*range(70), 7]}))
     assert rows.dtype == np.float32 and rows.shape == (71, 2)

@@ -1,4 +1,4 @@
-"""Every sound cell of the classic grid, with networks of a few thousand weights."""
+"""Every sound cell of the classic grid, and some of each conditioning, with networks of a few thousand weights."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ CONSTRAINTS: dict[str, dict[str, Any]] = {
 NORMS = {"free": "batch", "weight_clip": "batch", "gradient_penalty": "instance"}
 """Of the convolutional discriminator, where the constraint allows more than none."""
 
+CONDITIONED = [("relativistic", "lazy"), ("wasserstein", "gradient_penalty"), ("hinge", "spectral_norm")]
+"""Objectives and constraints of the cells that are conditional on a class."""
+CONDITIONINGS = [name for name in get_args(ClassicConfig.model_fields["conditioning"].annotation) if name != "none"]
+
 
 OTHERS: dict[str, dict[str, Any]] = {
     "stylegan2": {**SMALL_STYLEGAN2, "r1_every": 2, "path_length_every": 2},
@@ -38,7 +42,7 @@ def networks(constraint: str) -> list[dict[str, Any]]:
 
 
 def cells() -> dict[str, dict[str, Any]]:
-    """`network-objective-constraint` -> the `gan` section."""
+    """`network-objective-constraint[-conditioning]` -> the `gan` section."""
     found = {}
     for objective in OBJECTIVES:
         for constraint, fields in CONSTRAINTS.items():
@@ -48,7 +52,10 @@ def cells() -> dict[str, dict[str, Any]]:
                     ClassicConfig.model_validate(section)
                 except ValidationError:
                     continue
-                found[f"{network['name']}-{objective}-{constraint}"] = section
+                cell = f"{network['name']}-{objective}-{constraint}"
+                found[cell] = section
+                if (objective, constraint) in CONDITIONED:
+                    found |= {f"{cell}-{how}": {**section, "conditioning": how} for how in CONDITIONINGS}
     return found
 
 

@@ -37,6 +37,9 @@ FEW = [
     "mlp-lsgan-r2",
     "resnet-hinge-spectral_norm",
     "resnet-relativistic-lazy",
+    "dcgan-relativistic-lazy-projection",
+    "resnet-hinge-spectral_norm-auxiliary",
+    "mlp-wasserstein-gradient_penalty-concat",
     *OTHERS,
 ]
 GRID = cells() | OTHERS

@@ -48,6 +48,25 @@ RECIPES: dict[str, dict[str, Any]] = {
     "sngan": {"objective": "hinge", "spectral_norm": True, "network": {"name": "resnet", "feature_dim": 4}},
     "rpgan": {"objective": "relativistic", "r1": 1, "r2": 1, "network": {"name": "resnet", "feature_dim": 4}},
     "mlp": {"network": {"name": "mlp", "hidden_dim": 16, "hidden_layers": 2}},
+    "concat": {
+        "conditioning": "concat",
+        "objective": "wasserstein",
+        "gradient_penalty": 10,
+        "network": {"name": "dcgan", "feature_dim": 4, "norm": "instance"},
+    },
+    "projection": {
+        "conditioning": "projection",
+        "objective": "relativistic",
+        "r1": 1,
+        "latent_components": 3,
+        "network": {"name": "dcgan", "feature_dim": 4, "norm": "none"},
+    },
+    "auxiliary": {
+        "conditioning": "auxiliary",
+        "objective": "hinge",
+        "spectral_norm": True,
+        "network": {"name": "resnet", "feature_dim": 4},
+    },
     **OTHERS,
 }
 
