@@ -110,8 +110,13 @@ def modulated(x: Tensor, styles: Tensor, state: State, demodulate: bool = True, 
     return torch.stack(images)
 
 
-def mapping(latents: Tensor, state: State) -> Tensor:
-    features = unit(latents)
+def mapping(latents: Tensor | None, state: State, label: Tensor | None = None) -> Tensor:
+    """Of latents, of classes, or of both side by side."""
+    parts = [] if latents is None else [unit(latents)]
+    if label is not None:
+        vectors = state["embedding.weight"].T / math.sqrt(state["embedding.weight"].shape[1])
+        parts.append(unit(torch.stack([vectors[number] + state["embedding.bias"] for number in label.tolist()])))
+    features = torch.cat(parts, 1)
     for number in range(count(part(state, "layers"))):
         features = leaky(linear(features, part(state, f"layers.{number}"), math.sqrt(2), 0.01))
     return features
@@ -150,14 +155,18 @@ def with_deviation(x: Tensor, group: int) -> Tensor:
     return torch.cat([x, torch.stack(maps)], 1)
 
 
-def discriminator(state: State, images: Tensor, group: int = 4) -> Tensor:
+def discriminator(state: State, images: Tensor, label: Tensor | None = None, group: int = 4) -> Tensor:
     """images -> logits."""
     he = math.sqrt(2)
     x = leaky(conv(images, part(state, "from_image"), he))
     for number in range(count(part(state, "blocks"))):
         x = residual(x, part(state, f"blocks.{number}"))
     x = leaky(conv(with_deviation(x, group), part(state, "last"), he))
-    return linear(leaky(linear(x.flatten(1), part(state, "hidden"), he)), part(state, "output"))[:, 0]
+    outputs = linear(leaky(linear(x.flatten(1), part(state, "hidden"), he)), part(state, "output"))
+    if label is None:
+        return outputs[:, 0]
+    classes = mapping(None, part(state, "labels"), label)
+    return torch.stack([row @ of_class / math.sqrt(len(row)) for row, of_class in zip(outputs, classes, strict=True)])
 
 
 def residual(x: Tensor, state: State) -> Tensor:

@@ -19,8 +19,12 @@ from ganpipe.networks.stylegan2 import Discriminator, Generator, ResidualBlock, 
 from ganpipe.spec import Column
 
 
-def images_of(resolution: int, channels: int = 3) -> dict[str, Column]:
-    return {"image": Column(kind="image", dtype="uint8", shape=(channels, resolution, resolution), shards=())}
+def images_of(resolution: int, classes: int = 10) -> dict[str, Column]:
+    names = tuple(map(str, range(classes)))
+    return {
+        "image": Column(kind="image", dtype="uint8", shape=(3, resolution, resolution), shards=()),
+        "label": Column(kind="label", dtype="int64", shape=(), vocabulary=names, shards=()),
+    }
 
 
 def shaken(network: nn.Module) -> nn.Module:
@@ -47,6 +51,7 @@ def _seeded() -> None:
         ({}, 256, 30_034_338, 28_864_129),
         ({"channel_base": 16384}, 256, 24_767_458, 24_001_089),
         ({"channel_base": 16384, "mapping_layers": 2}, 64, 22_243_608, 23_407_361),
+        ({"conditioning": "projection", "mapping_layers": 2}, 32, 20_215_315, 23_876_096),
     ],
 )
 def test_sizes_are_the_published_ones(
@@ -183,12 +188,25 @@ def test_generator(channels: int) -> None:
 def test_mixed_styles_change_over_at_the_layer_said() -> None:
     generator = shaken(Generator(6, 5, 2, 1, 16, 32, 4))
     first, second, noise = torch.randn(3, 6), torch.randn(3, 6), torch.randn(3, generator.noise_dim)
-    images, styles = generator(first, noise, (second, torch.tensor([2, 5, 6])))
+    images, styles = generator(first, noise, mix=(second, torch.tensor([2, 5, 6])))
     one, other = generator.mapping(first), generator.mapping(second)
     for row, crossover in enumerate((2, 5, 6)):
         torch.testing.assert_close(styles[row, :crossover], one[row].expand(crossover, -1))
         torch.testing.assert_close(styles[row, crossover:], other[row].expand(6 - crossover, -1))
     close(images, reference.synthesis(reference.double(generator), styles.double(), noise.double()))
+
+
+def test_a_class_reaches_both_networks() -> None:
+    generator, discriminator = shaken(Generator(6, 5, 2, 1, 8, 32, 4, classes=3)), Discriminator(1, 8, 32, 4, 3)
+    shaken(discriminator)
+    latents, noise, label = torch.randn(4, 6), torch.randn(4, generator.noise_dim), torch.tensor([0, 2, 2, 1])
+    images, styles = generator(latents, noise, label)
+    state = reference.double(generator)
+    row = reference.mapping(latents.double(), reference.part(state, "mapping"), label)
+    close(styles, torch.stack([row] * 4, dim=1))
+    close(images, reference.synthesis(state, styles.double(), noise.double()))
+    state = reference.double(discriminator)
+    close(discriminator(images, label), reference.discriminator(state, images.double(), label))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -72,6 +72,11 @@ class Loss:
     stats: dict[str, Tensor] = field(default_factory=dict)
     """Detached scalars whose means over all ranks come back through `observe`."""
 
+    def add(self, name: str, term: Tensor, weight: float = 1.0) -> None:
+        """Add `weight` times a term to the total, and log the term itself."""
+        self.total = self.total + weight * term
+        self.logs[name] = term.detach()
+
 
 @dataclass(frozen=True)
 class Request:
@@ -166,6 +171,12 @@ def conditioned(
     if condition not in available:
         raise InputError(f"{field} needs {condition}s, and the data has none: {MENDED[condition]}, or change {field}")
     return frozenset({made, condition})
+
+
+def judged(adversarial: Tensor, real_logits_N: Tensor, fake_logits_N: Tensor) -> Loss:
+    """A discriminator's loss so far: the adversarial term, logged with the mean logits of both sides."""
+    logs = {"adversarial": adversarial, "logits_real": real_logits_N.mean(), "logits_fake": fake_logits_N.mean()}
+    return Loss(adversarial, {name: value.detach() for name, value in logs.items()})
 
 
 def freeze(module: nn.Module, frozen: bool) -> None:

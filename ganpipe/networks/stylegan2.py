@@ -4,6 +4,7 @@ Its layout is configuration F of the paper: (de)modulated convolutions, noise ad
 image summed over the resolutions, residual blocks in the discriminator.
 
 Legend: N images, Z latent size, V style size, L styles of one image, C channels, H = W resolution, I or O features.
+Labels are the numbers of classes, int64.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -19,6 +21,8 @@ from .modulated import EPS, HE, Conv, Linear, ModulatedConv, activate, upsample
 
 BASE_RESOLUTION = 4
 MAPPING_LR_MULTIPLIER = 0.01
+LABEL_LAYERS = 8
+"""Layers from a class to what the discriminator's features are projected on."""
 GROUP = 4
 """Images that a minibatch standard deviation is taken over."""
 
@@ -38,20 +42,26 @@ def widths(resolution: int, channel_base: int, channel_max: int) -> list[int]:
 
 
 class Mapping(nn.Module):
-    """latents (N, Z) -> styles (N, V): each latent is scaled to unit second moment, then fully connected layers.
+    """latents (N, Z), label (N,), or one of the two -> styles (N, V).
 
-    They learn at a hundredth of the optimizer's rate (arXiv:1812.04948, Appendix C).
+    The latent and the class's vector are scaled to unit second moment each (arXiv:2006.06676, Appendix D); what follows
+    are linear layers that learn at a hundredth of the optimizer's rate (arXiv:1812.04948, Appendix C).
     """
 
-    def __init__(self, latent_dim: int, style_dim: int, layers: int):
+    def __init__(self, latent_dim: int, style_dim: int, layers: int, classes: int = 0):
         super().__init__()
-        sizes = [latent_dim, *[style_dim] * layers]
+        self.embedding = Linear(classes, style_dim) if classes else None
+        sizes = [latent_dim + (style_dim if classes else 0), *[style_dim] * layers]
         self.layers = nn.ModuleList(
             Linear(inner, outer, HE, lr_multiplier=MAPPING_LR_MULTIPLIER) for inner, outer in itertools.pairwise(sizes)
         )
 
-    def forward(self, latents_NZ: Tensor) -> Tensor:
-        features = _normalised(latents_NZ)
+    def forward(self, latents_NZ: Tensor | None = None, label_N: Tensor | None = None) -> Tensor:
+        assert (label_N is None) == (self.embedding is None), "a label goes with classes"
+        parts = [] if latents_NZ is None else [_normalised(latents_NZ)]
+        if self.embedding is not None and label_N is not None:
+            parts.append(_normalised(self.embedding(F.one_hot(label_N, self.embedding.weight.shape[1]).float())))
+        features = torch.cat(parts, dim=1)
         for layer in self.layers:
             features = activate(layer(features))
         return features
@@ -88,7 +98,7 @@ class ToImage(nn.Module):
 
 
 class Generator(nn.Module):
-    """latents (N, Z), noise (N, F) -> images (N, C, H, H) and their styles (N, L, V).
+    """latents (N, Z), noise (N, F), label (N,) if there are classes -> images (N, C, H, H) and their styles (N, L, V).
 
     Images are meant for [-1, 1], but not bounded. Each resolution has two layers, and 4x4 one, on a learned constant;
     the image is the sum of what each resolution adds to the upsampled sum so far (Fig. 7b).
@@ -103,10 +113,12 @@ class Generator(nn.Module):
         resolution: int,
         channel_base: int,
         channel_max: int,
+        classes: int = 0,
     ):
         super().__init__()
         sizes = widths(resolution, channel_base, channel_max)
-        self.mapping = Mapping(latent_dim, style_dim, mapping_layers)
+        self.classes = classes
+        self.mapping = Mapping(latent_dim, style_dim, mapping_layers, classes)
         self.constant = nn.Parameter(torch.randn(sizes[0], BASE_RESOLUTION, BASE_RESOLUTION))
         layers = [StyledLayer(style_dim, sizes[0], sizes[0])]
         for inner, outer in itertools.pairwise(sizes):
@@ -121,15 +133,19 @@ class Generator(nn.Module):
         """F: pixels of noise that one image takes."""
 
     def forward(
-        self, latents_NZ: Tensor, noise_NF: Tensor, mix: tuple[Tensor, Tensor] | None = None
+        self,
+        latents_NZ: Tensor,
+        noise_NF: Tensor,
+        label_N: Tensor | None = None,
+        mix: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """`mix` holds other latents (N, Z) and the number of the style from which on they take over (N,), int64."""
-        styles_NLV = self.mapping(latents_NZ)[:, None].expand(-1, self.style_count, -1)
+        styles_NLV = self.mapping(latents_NZ, label_N)[:, None].expand(-1, self.style_count, -1)
         if mix is not None:
             other_NZ, crossover_N = mix
             numbers_L = torch.arange(self.style_count, device=crossover_N.device)
             before_NL1 = (numbers_L < crossover_N[:, None])[:, :, None]
-            styles_NLV = torch.where(before_NL1, styles_NLV, self.mapping(other_NZ)[:, None])
+            styles_NLV = torch.where(before_NL1, styles_NLV, self.mapping(other_NZ, label_N)[:, None])
         return self.synthesis(styles_NLV, noise_NF), styles_NLV
 
     def synthesis(self, styles_NLV: Tensor, noise_NF: Tensor) -> Tensor:
@@ -149,24 +165,30 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images (N, C, H, H) -> logits (N,).
+    """images (N, C, H, H), label (N,) when there are classes -> logits (N,).
 
     Residual blocks down to 4x4 (Fig. 7c), a map of the standard deviation over groups of images, two linear layers.
+    With classes, the last one gives features, whose product with the class's vector is the logit (arXiv:2006.06676,
+    Appendix D, after arXiv:1802.05637).
     """
 
-    def __init__(self, channels: int, resolution: int, channel_base: int, channel_max: int):
+    def __init__(self, channels: int, resolution: int, channel_base: int, channel_max: int, classes: int = 0):
         super().__init__()
         sizes = widths(resolution, channel_base, channel_max)[::-1]
         self.from_image = Conv(channels, sizes[0], 1, HE)
         self.blocks = nn.Sequential(*(ResidualBlock(inner, outer) for inner, outer in itertools.pairwise(sizes)))
         self.last = Conv(sizes[-1] + 1, sizes[-1], 3, HE)
         self.hidden = Linear(sizes[-1] * BASE_RESOLUTION**2, sizes[-1], HE)
-        self.output = Linear(sizes[-1], 1)
+        self.output = Linear(sizes[-1], sizes[-1] if classes else 1)
+        self.labels = Mapping(0, sizes[-1], LABEL_LAYERS, classes) if classes else None
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
+    def forward(self, images_NCHW: Tensor, label_N: Tensor | None = None) -> Tensor:
         features_NIHW = self.blocks(activate(self.from_image(images_NCHW)))
         features_NIHW = activate(self.last(with_deviation(features_NIHW)))
-        return self.output(activate(self.hidden(features_NIHW.flatten(1)))).flatten()
+        outputs_NO = self.output(activate(self.hidden(features_NIHW.flatten(1))))
+        if self.labels is None:
+            return outputs_NO.flatten()
+        return (outputs_NO * self.labels(label_N=label_N)).sum(1) / math.sqrt(outputs_NO.shape[1])
 
 
 class ResidualBlock(nn.Module):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import stylegan2_reference as reference
 import torch
@@ -20,6 +23,7 @@ from ganpipe.gans.stylegan2 import StyleGAN2
 from ganpipe.launch import StopSignal
 from ganpipe.networks.stylegan2 import Generator
 from ganpipe.prepare.manifest import Dataset
+from ganpipe.register import package
 from ganpipe.rng import SampleRng
 from ganpipe.runs import checkpoints
 from ganpipe.storage import Store
@@ -53,18 +57,22 @@ def losses_at(trainer: Trainer, update_index: int = 0) -> tuple[Loss, Loss]:
 # --- losses ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style_mixing", [0, 0.9])
-def test_losses_are_those_of_the_reference(style_mixing: float, digits: Dataset, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("style_mixing", "conditioning"), [(0, "none"), (0.9, "none"), (0.9, "projection")])
+def test_losses_are_those_of_the_reference(
+    style_mixing: float, conditioning: str, digits: Dataset, store: Store, tmp_path: Path
+) -> None:
     """The networks in float64 from their state dicts, R1 and path lengths by autograd through them, image by image."""
-    trainer = trainer_of(digits, store, tmp_path, r1=3, style_mixing=style_mixing)
+    trainer = trainer_of(digits, store, tmp_path, r1=3, style_mixing=style_mixing, conditioning=conditioning)
     trainer.gan.load_state_dict({"shared": {"mean_path_length": torch.tensor(0.5)}})
     rng, batch = trainer._step_at("d0", 0, slice(0, 16)).rng, trainer.batches.at(0, 16, slice(0, 16))
+    label = batch["label"] if conditioning == "projection" else None
     state = reference.double(trainer.generator)
     mapping = reference.part(state, "mapping")
     noise = rng.normal("noise", 16, (4 * 4 + 2 * 8 * 8,)).double()
-    styles = torch.stack([reference.mapping(rng.normal("latents", 16, (8,)).double(), mapping)] * 4, 1)
+    styles = torch.stack([reference.mapping(rng.normal("latents", 16, (8,)).double(), mapping, label)] * 4, 1)
     if style_mixing:
-        other = reference.mapping(rng.normal("other_latents", 16, (8,)).double(), mapping)
+        others = replace(rng, update="d0-others").normal("latents", 16, (8,)).double()
+        other = reference.mapping(others, mapping, label)
         crossover = rng.integers("crossover", 16, 1, 4)
         mixed = [i for i, drawn in enumerate(rng.uniform("mixed", 16).tolist()) if drawn < style_mixing]
         assert 0 < len(mixed) < 16
@@ -74,7 +82,7 @@ def test_losses_are_those_of_the_reference(style_mixing: float, digits: Dataset,
     fake = reference.synthesis(state, styles, noise)
     state = reference.double(trainer.discriminator)
     real = batch["image"].double().requires_grad_(True)
-    real_logits, fake_logits = reference.discriminator(state, real), reference.discriminator(state, fake.detach())
+    real_logits, fake_logits = (reference.discriminator(state, images, label) for images in (real, fake.detach()))
 
     # of the sum of all logits, as a group's deviation makes each depend on its neighbours, too
     (gradient,) = torch.autograd.grad(real_logits.sum(), real)
@@ -132,28 +140,43 @@ def test_the_mean_path_length_follows_and_outlives_the_process(digits: Dataset, 
     assert again.gan.state_dict() == trainer.gan.state_dict()
 
 
-FIRST_LOSSES = [(2.126595, 2.090425), (1.416612, 0.654186), (1.409433, 0.658931), (1.402269, 0.657171)]
+FIRST_LOSSES = {
+    "none": [(2.121646, 1.944407), (1.399159, 0.657275), (1.415386, 0.654138), (1.405796, 0.660786)],
+    "projection": [(1.522196, 2.716985), (1.399895, 0.690523), (1.403435, 0.683714), (1.406674, 0.690142)],
+}
 """Of D and G, step by step."""
 
 
-def test_first_losses_are_what_they_were(digits: Dataset, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("conditioning", ["none", "projection"])
+def test_first_losses_are_what_they_were(conditioning: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
     """Recorded on x86-64 with torch 2.15."""
-    raw = {**tiny_raw(log_every_kimg=0.016, stop={"kimg": 0.064}), "gan": SMALL_STYLEGAN2}
+    raw = {**tiny_raw(log_every_kimg=0.016, stop={"kimg": 0.064}), "gan": {**SMALL_STYLEGAN2}}
+    raw["gan"]["conditioning"] = conditioning
     Trainer(load_config(raw), digits, "run", store, tmp_path).fit(StopSignal())
     lines = [json.loads(line)["metrics"] for line in store.read_bytes("runs/run/metrics.jsonl").splitlines()]
     found = [(line["discriminator/loss"], line["generator/loss"]) for line in lines]
-    assert found == [pytest.approx(pair, rel=1e-3) for pair in FIRST_LOSSES]
+    assert found == [pytest.approx(pair, rel=1e-3) for pair in FIRST_LOSSES[conditioning]]
 
 
 # --- samples -----------------------------------------------------------------------------------------------------
 
 
-def test_a_seed_is_one_image_wherever_it_is_drawn(digits: Dataset, store: Store, tmp_path: Path) -> None:
-    """In the trainer and from its file, among many and alone; noise of a learned strength included."""
-    trainer = trainer_of(digits, store, tmp_path)
+@pytest.mark.parametrize("conditioning", ["none", "projection"])
+def test_a_seed_is_one_image_wherever_it_is_drawn(
+    conditioning: str, digits: Dataset, store: Store, tmp_path: Path
+) -> None:
+    """In the trainer, from its file, and as a registered model; among many and alone."""
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    trainer = trainer_of(digits, store, tmp_path, conditioning=conditioning)
     trainer.fit(StopSignal())
-    loaded = sample.load_generator(store.fetch(checkpoints(store, "run")[-1].prefix)["generator.safetensors"])
+    weights = store.fetch(checkpoints(store, "run")[-1].prefix)["generator.safetensors"]
+    loaded = sample.load_generator(weights)
     many = sample.draw_images(loaded.gan, loaded.module, 5, 100)
+    package.save(tmp_path / "model", weights, Model(), {})
+    served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame({"seed": [5] * 70}))
+    np.testing.assert_array_equal(served, many[:70].permute(0, 2, 3, 1).numpy())
     assert torch.equal(sample.draw_images(trainer.gan, trainer.ema.module, 5, 100), many)
     assert torch.equal(sample.draw_images(loaded.gan, loaded.module, 5, 3), many[:3])
     for truncation in (1.0, 0.5):
@@ -168,6 +191,36 @@ def test_a_seed_is_one_image_wherever_it_is_drawn(digits: Dataset, store: Store,
 def drawn(gan: StyleGAN2, generator: Generator, **request: Any) -> Tensor:
     with torch.no_grad():
         return gan.sample(generator, Request(SampleRng(7, range(8), CPU), 8, **request))
+
+
+def test_a_truncation_keeps_to_class_and_piece(digits: Dataset, store: Store, tmp_path: Path) -> None:
+    """None of it left, samples are as many as there are pairs of a class and a piece, each row of its own pair."""
+    trainer = trainer_of(digits, store, tmp_path, conditioning="projection", latent_components=2)
+    gan, generator = trainer.gan, trainer.ema.module
+    assert isinstance(gan, StyleGAN2) and isinstance(generator, Generator)
+    for layer in generator.layers:
+        layer.noise_strength.zero_()
+    label = torch.tensor([3, 4, 3, 4, 5, 5, 5, 5])
+    images = drawn(gan, generator, label=label, truncation=0.0).flatten(1)
+    piece = SampleRng(7, range(8), CPU).integers("component", 8, 0, 2)
+    kinds = label * 2 + piece
+    assert 3 < len(kinds.unique()) < 8
+    same = torch.tensor([[torch.allclose(one, other) for one in images] for other in images])
+    assert torch.equal(same, kinds[:, None] == kinds)
+    alone = gan.sample(generator, Request(SampleRng(7, [4], CPU), 1, label=label[4:5], truncation=0.0))
+    torch.testing.assert_close(alone.flatten(1)[0], images[4])
+
+
+def test_samples_show_the_class_asked_for(digits: Dataset, store: Store, tmp_path: Path) -> None:
+    trainer = trainer_of(digits, store, tmp_path, conditioning="projection")
+    gan, generator = trainer.gan, trainer.ema.module
+    assert isinstance(gan, StyleGAN2) and isinstance(generator, Generator)
+    threes, again, fours = (drawn(gan, generator, label=torch.tensor([number] * 8)) for number in (3, 3, 4))
+    assert torch.equal(threes, again) and not torch.isclose(threes, fours).all((1, 2, 3)).any()
+    by_class = {number: drawn(gan, generator, label=torch.tensor([number] * 8)) for number in range(10)}
+    numbers = SampleRng(7, range(8), CPU).integers("label", 8, 0, 10)
+    expected = torch.stack([by_class[number][row] for row, number in enumerate(numbers.tolist())])
+    torch.testing.assert_close(drawn(gan, generator), expected)
 
 
 def test_a_truncation_leads_styles_to_their_mean(digits: Dataset, store: Store, tmp_path: Path) -> None:

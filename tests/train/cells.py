@@ -29,6 +29,7 @@ CONDITIONINGS = [name for name in get_args(ClassicConfig.model_fields["condition
 OTHERS: dict[str, dict[str, Any]] = {
     "stylegan2": {**SMALL_STYLEGAN2, "r1_every": 2, "path_length_every": 2},
     "stylegan2-plain": {**SMALL_STYLEGAN2, "path_length": None, "style_mixing": 0},
+    "stylegan2-projection": {**SMALL_STYLEGAN2, "conditioning": "projection", "latent_components": 3},
 }
 """`gan` sections of the recipes beside classic."""
 
