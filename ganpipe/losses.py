@@ -6,6 +6,7 @@ minimised, computed in float32 whatever the networks ran in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -94,6 +95,17 @@ def zero_centred_penalty(discriminator: Callable[[Tensor], Tensor], images_NS: T
     with torch.autocast(images_NS.device.type, enabled=False):
         images = images_NS.detach().float().requires_grad_(True)
         return input_gradient(discriminator, images).square().sum(1).mean() / 2
+
+
+def path_lengths(images_NCHW: Tensor, styles_NLV: Tensor, directions_NCHW: Tensor) -> Tensor:
+    """|J^T y|_2 of each image, (N,): J is its derivative by the styles (arXiv:1912.04958, Eq. 4). Differentiable.
+
+    y are the directions, standard normal, over the root of the number of pixels, and squares are averaged over the L
+    styles: with a weight of 2, the penalty's is gamma_pl of the paper's Appendix B at every resolution.
+    """
+    scale = math.prod(images_NCHW.shape[2:]) ** -0.5
+    (gradient_NLV,) = torch.autograd.grad((images_NCHW * directions_NCHW).sum() * scale, styles_NLV, create_graph=True)
+    return gradient_NLV.square().sum(2).mean(1).sqrt()
 
 
 def input_gradient(discriminator: Callable[[Tensor], Tensor], inputs_NS: Tensor) -> Tensor:

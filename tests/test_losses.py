@@ -139,6 +139,18 @@ def test_zero_centred_penalty_is_half_the_squared_gradient() -> None:
     assert slope.item() == pytest.approx(3 * squared_norm, rel=1e-6)
 
 
+def test_path_lengths_of_a_linear_generator() -> None:
+    """For x = A_1 w_1 + A_2 w_2 the lengths are those of A_l^T y, as a root mean square over l, over the side."""
+    torch.manual_seed(0)
+    maps, styles, directions = torch.randn(2, 48, 5), torch.randn(7, 2, 5), torch.randn(7, 3, 4, 4)
+    styles.requires_grad_(True)
+    images = torch.einsum("lpv,nlv->np", maps, styles).unflatten(1, (3, 4, 4))
+    found = losses.path_lengths(images, styles, directions)
+    for length, direction in zip(found, directions.double(), strict=True):
+        first, second = (matrix.T @ direction.flatten() for matrix in maps.double())
+        assert length.item() == pytest.approx(math.sqrt((first @ first + second @ second) / 2) / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("penalty", ["gradient_penalty", "zero_centred_penalty"])
 def test_penalty_is_float32_under_autocast(penalty: str) -> None:
     weight = torch.tensor([[1.0, 2.0**-10]])

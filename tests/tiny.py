@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+SMALL_STYLEGAN2: dict[str, Any] = {
+    "name": "stylegan2",
+    "latent_dim": 8,
+    "style_dim": 8,
+    "mapping_layers": 2,
+    "channel_base": 48,
+    "channel_max": 8,
+}
+
 
 def tiny_raw(**train: Any) -> dict[str, Any]:
     """A complete configuration that trains in seconds: 8-px digits, nets of a few thousand weights."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from .base import GAN
 from .classic import Classic
 from .r3gan import R3GAN
+from .stylegan2 import StyleGAN2
 
 GANS: dict[str, type[GAN]] = {
     "classic": Classic,
     "r3gan": R3GAN,
+    "stylegan2": StyleGAN2,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from tiny import SMALL_R3GAN
+from tiny import SMALL_R3GAN, SMALL_STYLEGAN2
 
 from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
 
@@ -29,6 +29,9 @@ CONDITIONINGS = [name for name in get_args(ClassicConfig.model_fields["condition
 OTHERS: dict[str, dict[str, Any]] = {
     "r3gan": {**SMALL_R3GAN, "gamma": [{"start": 2, "end": 0.5, "over_kimg": 0.05}]},
     "r3gan-projection": {**SMALL_R3GAN, "conditioning": "projection", "penalty_every": 2},
+    "stylegan2": {**SMALL_STYLEGAN2, "r1_every": 2, "path_length_every": 2},
+    "stylegan2-plain": {**SMALL_STYLEGAN2, "path_length": None, "style_mixing": 0},
+    "stylegan2-projection": {**SMALL_STYLEGAN2, "conditioning": "projection", "latent_components": 3},
 }
 """`gan` sections of the recipes beside classic."""
 
