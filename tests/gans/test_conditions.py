@@ -10,6 +10,7 @@ from tiny import points_raw, tiny_raw
 from torch import Tensor, nn
 
 from ganpipe.augment import Augment, Door
+from ganpipe.augmentconfig import AugmentConfig
 from ganpipe.config import load_config
 from ganpipe.errors import InputError
 from ganpipe.gans.base import Request, conditioned
@@ -71,7 +72,7 @@ class Quadratic(nn.Module):
 
 def test_conditions_pass_the_door_as_they_are_and_penalties_reach_through_it() -> None:
     """Images are shifted about, a shift moves no norm of a border of zeros, and |y x|^2 = y^2 |x|^2."""
-    door = Door(Quadratic(), Augment(0.25, CPU))
+    door = Door(Quadratic(), Augment(AugmentConfig(translation=0.25), 16, CPU))
     door.augment.p.fill_(1)
     door.open(StepRng(0, 0, "d0", 4, slice(0, 4), CPU))
     images_NCHW = torch.zeros(4, 1, 8, 8)
