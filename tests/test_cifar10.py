@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from ganpipe import prepare
+from ganpipe import prepare, sample
 from ganpipe.config import load_config
 from ganpipe.gans import GANS
 from ganpipe.prepare.manifest import Dataset
@@ -36,7 +35,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["cifar10-dcgan", "cifar10-sngan"])
+@pytest.mark.parametrize("name", ["cifar10-dcgan", "cifar10-sngan", "cifar10-stylegan2"])
 def test_data_and_networks(name: str, layout: Path, settings: Settings) -> None:
     overrides = [f"prepare.source.id={layout}", "train.batch=4", "evaluate.allow_few=true"]
     config = load_config(CONFIGS / f"{name}.yaml", overrides)
@@ -44,7 +43,8 @@ def test_data_and_networks(name: str, layout: Path, settings: Settings) -> None:
     dataset = Dataset.open(open_store(settings.store), ref.digest)
     spec = dataset.spec()
     assert sum(ref.rows.values()) == 160 and spec["label"].vocabulary == tuple(CLASSES)
-    networks = GANS[config.gan.name](config.gan).build_networks(spec)
-    latents_NZ = torch.randn(2, config.gan.model_dump()["latent_dim"])
-    assert networks.discriminator is not None
-    assert networks.discriminator(networks.generator(latents_NZ)).shape == (2,)
+    gan = GANS[config.gan.name](config.gan)
+    networks = gan.build_networks(spec)
+    images_NCHW = next(sample.draw(gan, networks.generator.eval(), 0, range(2), chunk=2))
+    assert networks.discriminator is not None and images_NCHW.shape == (2, 3, 32, 32)
+    assert networks.discriminator(images_NCHW).shape == (2,)

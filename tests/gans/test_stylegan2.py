@@ -18,7 +18,7 @@ from torch import Tensor
 from ganpipe import sample
 from ganpipe.config import load_config
 from ganpipe.errors import InputError
-from ganpipe.gans.base import Loss, Request
+from ganpipe.gans.base import Loss, Request, parameter_count
 from ganpipe.gans.stylegan2 import StyleGAN2
 from ganpipe.launch import StopSignal
 from ganpipe.networks.stylegan2 import Generator
@@ -26,9 +26,11 @@ from ganpipe.prepare.manifest import Dataset
 from ganpipe.register import package
 from ganpipe.rng import SampleRng
 from ganpipe.runs import checkpoints
+from ganpipe.spec import Column
 from ganpipe.storage import Store
 from ganpipe.train.trainer import Trainer
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = torch.device("cpu")
 
 
@@ -250,6 +252,21 @@ def test_latents_may_be_given(digits: Dataset, store: Store, tmp_path: Path) -> 
     latents = SampleRng(7, range(8), CPU).normal("latents", 8, (8,))
     assert torch.equal(drawn(gan, generator, latents=latents), drawn(gan, generator))
     assert not torch.equal(drawn(gan, generator, latents=-latents), drawn(gan, generator))
+
+
+# --- configurations ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "of_generator"), [("ffhq256", 24_767_458), ("ffhq64", 22_243_608), ("hw06", 22_243_608)]
+)
+def test_shipped_networks_are_of_the_published_size(name: str, of_generator: int) -> None:
+    config = load_config(CONFIGS / f"{name}-stylegan2.yaml")
+    shape = (3, config.prepare.resolution, config.prepare.resolution)
+    spec = {"image": Column(kind="image", dtype="uint8", shape=shape, shards=())}
+    with torch.device("meta"):
+        networks = StyleGAN2(config.gan).build_networks(spec)
+    assert parameter_count(networks.generator) == of_generator
 
 
 # --- refused -----------------------------------------------------------------------------------------------------
