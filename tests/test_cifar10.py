@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ganpipe import prepare, sample
@@ -35,9 +36,11 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["cifar10-dcgan", "cifar10-sngan", "cifar10-stylegan2"])
+@pytest.mark.parametrize(
+    "name", ["cifar10-dcgan", "cifar10-sngan", "cifar10-stylegan2", "cifar10-r3gan", "cifar10-r3gan-cond"]
+)
 def test_data_and_networks(name: str, layout: Path, settings: Settings) -> None:
-    overrides = [f"prepare.source.id={layout}", "train.batch=4", "evaluate.allow_few=true"]
+    overrides = [f"prepare.source.id={layout}", "train.batch=4", "train.micro_batch=4", "evaluate.allow_few=true"]
     config = load_config(CONFIGS / f"{name}.yaml", overrides)
     ref = prepare.run(config, settings)
     dataset = Dataset.open(open_store(settings.store), ref.digest)
@@ -47,4 +50,5 @@ def test_data_and_networks(name: str, layout: Path, settings: Settings) -> None:
     networks = gan.build_networks(spec)
     images_NCHW = next(sample.draw(gan, networks.generator.eval(), 0, range(2), chunk=2))
     assert networks.discriminator is not None and images_NCHW.shape == (2, 3, 32, 32)
-    assert networks.discriminator(images_NCHW).shape == (2,)
+    conditions = [torch.tensor([0, 9])] if "label" in config.columns() else []
+    assert networks.discriminator(images_NCHW, *conditions).shape == (2,)
