@@ -1,15 +1,19 @@
-"""Whether augmentation leaks into what is generated (arXiv:2006.06676, Sec. 2.2).
+"""Whether augmentation leaks into what is generated (arXiv:2006.06676, Sec. 2.2), and whether it goes where it can.
 
-    python benchmarks/leak.py [--seeds 3] [--p 0 0.6 0.8 1]
+    python benchmarks/leak.py [--parts rotations controller] [--seeds 3] [--p 0 0.6 0.8 1]
 
-The digits 2, 3, 4, 5 and 7, whose orientation can be read, trained on with ADA's 90-degree rotations alone at a fixed
-p. A support vector machine that learnt to read the orientation of training images reads samples.
+rotations: the digits 2, 3, 4, 5 and 7, whose orientation can be read, trained on with ADA's 90-degree rotations alone
+at a fixed p. A support vector machine that learnt to read the orientation of training images reads samples.
+
+controller: crops of two photographs, more than a discriminator can learn by heart, with all of ADA's transforms, p
+starting at 0.5 and following the discriminator. Beside it the same crops and a discriminator that is kept far ahead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,11 +33,18 @@ from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 from ganpipe.train.trainer import Trainer
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from photo_crops import cut
+
 CONFIG = Path(__file__).parents[1] / "configs" / "digits-dcgan.yaml"
 READABLE = (2, 3, 4, 5, 7)
 SAMPLES = 2000
 SAMPLE_SEED = 20_000
 """Not one of the evaluation's seeds."""
+CROPS = 8000
+CONTROLLER_KIMG = 40
+FAR_AHEAD = "train.optimizers.generator.lr=1e-6"
+"""Of a discriminator: its generator hardly learns."""
 
 
 def write_digits(folder: Path) -> Path:
@@ -46,20 +57,20 @@ def write_digits(folder: Path) -> Path:
     return folder
 
 
-def configuration(folder: Path, kimg: float, augment: dict[str, Any]) -> RunConfig:
+def configuration(folder: Path, channels: int, kimg: float, augment: dict[str, Any], *more: str) -> RunConfig:
     """configs/digits-dcgan.yaml at 16 px on a folder of images, with its learning rates falling over `kimg`."""
     lr = json.dumps([{"start": 7e-4, "end": 2e-5, "over_kimg": kimg, "shape": "cosine"}])
     changes = [
         f"prepare.source={json.dumps({'name': 'folder', 'path': str(folder)})}",
         "prepare.resolution=16",
-        "prepare.channels=1",
+        f"prepare.channels={channels}",
         f"train.stop={{kimg: {kimg}}}",
         *(f"train.optimizers.{network}.lr={lr}" for network in ("generator", "discriminator")),
         f"train.augment={json.dumps(augment)}",
         "train.log_every_kimg=1",
         f"train.snapshot_kimg={kimg}",
     ]
-    return load_config(CONFIG, changes)
+    return load_config(CONFIG, [*changes, *more])
 
 
 def dataset_of(config: RunConfig, settings: Settings) -> Dataset:
@@ -98,30 +109,65 @@ def orientation_reader(data: Dataset) -> tuple[Reader, float]:
 
 def rotated_share(p: float, kimg: float, seed: int, folder: Path, settings: Settings) -> tuple[float, float]:
     """Share of samples that are read as rotated after a training at p; the reader's own share of right answers."""
-    config = configuration(folder, kimg, {"ada": {"rotate90": 1}, "p": p})
+    config = configuration(folder, 1, kimg, {"ada": {"rotate90": 1}, "p": p})
     trainer = trained(config, seed, settings, f"rotations-{p}-{seed}")
     read, right = orientation_reader(trainer.dataset)
     samples = sample.draw_images(trainer.gan, trainer.ema.module, SAMPLE_SEED, SAMPLES)
     return float((read(samples[:, 0].numpy()) != 0).mean()), right
 
 
+def course_of_p(
+    folder: Path, kimg: float, seed: int, settings: Settings, run_id: str, *more: str
+) -> list[tuple[float, float]]:
+    """p and r_t = E[sign(D(real))], mean over each thousand images, of a training from p = 0.5 on."""
+    p = {"start": 0.5, "over_kimg": kimg}
+    config = configuration(folder, 3, kimg, {"ada": True, "p": p}, *more)
+    trained(config, seed, settings, run_id)
+    path = settings.local_folder("work") / run_id / "metrics.jsonl"
+    lines = [json.loads(line)["metrics"] for line in path.read_text().splitlines()]
+    return [(line["augment/p"], line["augment/sign_real"]) for line in lines]
+
+
+def rotations(probabilities: list[float], kimg: float, seeds: int, home: Path, settings: Settings) -> None:
+    folder = write_digits(home / "digits")
+    print("| p of 90-degree rotations | samples read as rotated, by seed | CPU s a seed |\n| --- | --- | --- |")
+    for p in probabilities:
+        clock = time.process_time()
+        found = [rotated_share(p, kimg, seed, folder, settings) for seed in range(1, seeds + 1)]
+        seconds, right = (time.process_time() - clock) / seeds, found[0][1]
+        print(f"| {p:g} | {', '.join(f'{share:.1%}' for share, _ in found)} | {seconds:.0f} |", flush=True)
+    print(f"\nThe reader is right on {right:.1%} of held-out images in all four orientations.\n")
+
+
+def controller(seeds: int, home: Path, settings: Settings) -> None:
+    folder = cut(home / "crops", CROPS, side=32)
+    print("| discriminator | seed | p at first, and after each quarter | r_t in each quarter | CPU s |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, changes in (("as it comes", []), ("kept far ahead", [FAR_AHEAD])):
+        for seed in range(1, seeds + 1):
+            clock = time.process_time()
+            run_id = f"controller-{len(changes)}-{seed}"
+            course = course_of_p(folder, CONTROLLER_KIMG, seed, settings, run_id, *changes)
+            seconds, quarters = time.process_time() - clock, np.array_split(np.array(course), 4)
+            p = [quarters[0][0, 0], *(quarter[-1, 0] for quarter in quarters)]
+            signs = [quarter[:, 1].mean() for quarter in quarters]
+            cells = (", ".join(f"{value:.2f}" for value in values) for values in (p, signs))
+            print(f"| {name} | {seed} | {' | '.join(cells)} | {seconds:.0f} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=["rotations", "controller"], choices=["rotations", "controller"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--p", type=float, nargs="+", default=[0, 0.6, 0.8, 1])
     parser.add_argument("--kimg", type=float, default=60)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as home:
         settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
-        folder = write_digits(Path(home) / "digits")
-        print("| p of 90-degree rotations | samples read as rotated, by seed | CPU s a seed |\n| --- | --- | --- |")
-        for p in options.p:
-            clock = time.process_time()
-            seeds = range(1, options.seeds + 1)
-            found = [rotated_share(p, options.kimg, seed, folder, settings) for seed in seeds]
-            seconds, right = (time.process_time() - clock) / options.seeds, found[0][1]
-            print(f"| {p:g} | {', '.join(f'{share:.1%}' for share, _ in found)} | {seconds:.0f} |", flush=True)
-    print(f"\nThe reader is right on {right:.1%} of held-out images in all four orientations.")
+        if "rotations" in options.parts:
+            rotations(options.p, options.kimg, options.seeds, Path(home), settings)
+        if "controller" in options.parts:
+            controller(options.seeds, Path(home), settings)
 
 
 if __name__ == "__main__":
