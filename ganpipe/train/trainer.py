@@ -229,7 +229,9 @@ class Trainer:
         now = datetime.now(ZoneInfo(zone) if zone else None)
         moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
         moment -= timedelta(minutes=self.train.stop.reserve_minutes)
-        return (moment if moment > now else moment + timedelta(days=1)).astimezone(UTC)
+        while moment <= now:  # twice, where the reserve reaches back over midnight
+            moment += timedelta(days=1)
+        return moment.astimezone(UTC)
 
     def _finished(self, deadline: datetime | None) -> bool:
         stop = self.train.stop

@@ -350,6 +350,16 @@ def test_training_ends_before_the_morning_not_before_it_began(digits: Dataset, s
     assert timedelta(hours=22) < deadline - datetime.now(UTC) < timedelta(hours=24)
 
 
+def test_a_deadline_lies_ahead_whatever_the_hour(digits: Dataset, store: Store, tmp_path: Path) -> None:
+    subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
+    for hour in range(24):
+        stop = {"at": f"{hour:02d}:00", "timezone": "UTC", "reserve_minutes": 24 * 60 - 1}
+        subject.train = load_config(tiny_raw(stop=stop)).train
+        deadline = subject._deadline()
+        assert deadline is not None
+        assert timedelta(0) < deadline - datetime.now(UTC) <= timedelta(hours=24)
+
+
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])  # 25 hours apart
 def test_the_morning_is_that_of_the_schedule(zone: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
     subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
