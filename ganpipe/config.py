@@ -189,10 +189,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _fit_the_data(self) -> RunConfig:
-        self.columns()  # an InputError is a ValueError
+        gan = self.recipe()
+        gan.columns(self.prepare.columns)  # an InputError is a ValueError
         if isinstance(self.prepare, PrepareConfig):
-            self.recipe().check_resolution(self.prepare.resolution)
-        if isinstance(self.train.augment.p, ControllerConfig) and not self.recipe().absolute_logits():
+            gan.check_resolution(self.prepare.resolution)
+        if isinstance(self.train.augment.p, ControllerConfig) and not gan.absolute_logits():
             raise ValueError(
                 "train.augment.p has a controller, which steers by the sign of D's logits, and of this gan's only "
                 "the differences mean anything; set train.augment.p to a number or a schedule"

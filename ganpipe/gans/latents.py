@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..networks.labels import LabelledGenerator
 from ..options import GanConfig
 from ..rng import SampleRng, StepRng
-from .base import GAN, Batch, Networks, Request, Samples, Step, conditioned
+from .base import GAN, Batch, Networks, OutputKind, Request, Samples, Step, conditioned
 
 
 class LatentConfig(GanConfig):
@@ -28,9 +29,17 @@ class LatentConfig(GanConfig):
 
 
 class LatentGAN(GAN):
-    """Draws latents and classes; which columns that takes, and how a generator is sampled from."""
+    """Draws latents and classes; which columns that takes, and how a generator is sampled from. Makes images."""
 
     config: LatentConfig
+
+    def output(self, available: Collection[str]) -> OutputKind:
+        if "image" not in available:
+            raise InputError(
+                f"gan.name {self.config.name} is made of convolutions over pixels, and the data holds points; "
+                "set gan to {name: classic, network: {name: mlp}}"
+            )
+        return "image"
 
     def columns(self, available: Collection[str]) -> frozenset[str]:
         made = self.output(available)
@@ -45,6 +54,12 @@ class LatentGAN(GAN):
     def fakes(self, nets: Networks, batch: Batch, step: Step) -> Tensor:
         """As many rows as the micro-batch has."""
         return nets.generator(self.latents(step.rng, step.micro_batch), *self.conditions(batch))
+
+    def judge(self, nets: Networks, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """rows -> logits (N,), each row as one of the class that stands in its place in the batch."""
+        assert nets.discriminator is not None
+        discriminator, conditions = nets.discriminator, self.conditions(batch)
+        return lambda rows_NS: discriminator(rows_NS, *conditions)
 
     def latents(self, rng: StepRng | SampleRng, n: int, truncation: float = 1.0) -> Tensor:
         """(n, latent_dim + latent_components); the piece's coordinate is half as long as the normal part is expected.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from .. import losses
 from ..errors import InputError
@@ -16,7 +15,7 @@ from ..networks.labels import LabelledGenerator
 from ..options import Adam, OptimizersConfig, Rate
 from ..schedule import Schedule
 from ..spec import DataSpec, class_count, image_shape
-from .base import Batch, Loss, Networks, OutputKind, Request, Samples, Step, judged
+from .base import Batch, Loss, Networks, Request, Samples, Step, judged
 from .latents import LatentConfig, LatentGAN
 
 
@@ -68,14 +67,6 @@ class R3GAN(LatentGAN):
     Config = R3GANConfig
     config: R3GANConfig
 
-    def output(self, available: Collection[str]) -> OutputKind:
-        if "image" not in available:
-            raise InputError(
-                "gan.name r3gan is made of convolutions over pixels, and the data holds points; "
-                "set gan to {name: classic, network: {name: mlp}}"
-            )
-        return "image"
-
     def check_resolution(self, resolution: int) -> None:
         made = self.config.layout().resolution
         if made != resolution:
@@ -104,14 +95,9 @@ class R3GAN(LatentGAN):
 
     def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         """softplus(D(G(z)) - D(x)) + gamma R1 + gamma R2 (arXiv:2501.05441, Sec. 2)."""
-        real_NCHW, conditions = batch["image"], self.conditions(batch)
+        real_NCHW, judge = batch["image"], self.judge(nets, batch)
         with torch.no_grad():
             fake_NCHW = self.fakes(nets, batch, step)
-
-        def judge(images_NCHW: Tensor) -> Tensor:
-            assert nets.discriminator is not None
-            return nets.discriminator(images_NCHW, *conditions)
-
         real_logits_N, fake_logits_N = judge(real_NCHW), judge(fake_NCHW)
         adversarial = losses.relativistic_discriminator(real_logits_N, fake_logits_N)
         loss = judged(adversarial, real_logits_N, fake_logits_N)
@@ -123,11 +109,10 @@ class R3GAN(LatentGAN):
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         """softplus(D(x) - D(G(z))): each fake beside a real image, of its class when there are classes."""
-        assert nets.discriminator is not None
-        conditions = self.conditions(batch)
-        fake_logits_N = nets.discriminator(self.fakes(nets, batch, step), *conditions)
+        judge = self.judge(nets, batch)
+        fake_logits_N = judge(self.fakes(nets, batch, step))
         with torch.no_grad():
-            real_logits_N = nets.discriminator(batch["image"], *conditions)
+            real_logits_N = judge(batch["image"])
         adversarial = losses.relativistic_generator(real_logits_N, fake_logits_N)
         return Loss(adversarial, {"adversarial": adversarial.detach()})
 

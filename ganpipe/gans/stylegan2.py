@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -11,13 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from .. import losses
-from ..errors import InputError
 from ..networks import stylegan2
 from ..options import Adam, OptimizersConfig, Rate
 from ..rng import generator_for
 from ..schedule import Schedule
 from ..spec import DataSpec, class_count, image_shape
-from .base import Batch, Loss, Networks, OutputKind, Request, Samples, Step, judged
+from .base import Batch, Loss, Networks, Request, Samples, Step, judged
 from .latents import LatentConfig, LatentGAN
 
 PATH_LENGTH_DECAY = 0.01
@@ -65,14 +64,6 @@ class StyleGAN2(LatentGAN):
         super().__init__(config)
         self.mean_path_length = torch.zeros(())
 
-    def output(self, available: Collection[str]) -> OutputKind:
-        if "image" not in available:
-            raise InputError(
-                "gan.name stylegan2 is made of convolutions over pixels, and the data holds points; "
-                "set gan to {name: classic, network: {name: mlp}}"
-            )
-        return "image"
-
     def optimizers(self) -> OptimizersConfig:
         """Adam as in the paper's Appendix B. Penalties share an update with the loss: nothing is rescaled for them."""
         adam = Adam(lr=Schedule(2e-3), beta1=Schedule(0.0), beta2=Schedule(0.99))
@@ -91,14 +82,9 @@ class StyleGAN2(LatentGAN):
         return True
 
     def discriminator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
-        real_NCHW, conditions = batch["image"], self.conditions(batch)
+        real_NCHW, judge = batch["image"], self.judge(nets, batch)
         with torch.no_grad():
             fake_NCHW, _ = self._generated(nets, batch, step)
-
-        def judge(images_NCHW: Tensor) -> Tensor:
-            assert nets.discriminator is not None
-            return nets.discriminator(images_NCHW, *conditions)
-
         real_logits_N, fake_logits_N = judge(real_NCHW), judge(fake_NCHW)
         adversarial = losses.cross_entropy_discriminator(real_logits_N, fake_logits_N)
         loss = judged(adversarial, real_logits_N, fake_logits_N)
@@ -110,7 +96,6 @@ class StyleGAN2(LatentGAN):
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:
         """With a path length due, the images are made in fp32, as penalties are."""
-        assert nets.discriminator is not None
         config, lengths_N = self.config, None
         if config.path_length is None or step.update_index % config.path_length_every:
             fake_NCHW, _ = self._generated(nets, batch, step)
@@ -119,7 +104,7 @@ class StyleGAN2(LatentGAN):
                 fake_NCHW, styles_NLV = self._generated(nets, batch, step)
                 directions_NCHW = step.rng.normal("directions", step.micro_batch, fake_NCHW.shape[1:])
                 lengths_N = losses.path_lengths(fake_NCHW, styles_NLV, directions_NCHW)
-        adversarial = losses.non_saturating_generator(nets.discriminator(fake_NCHW, *self.conditions(batch)))
+        adversarial = losses.non_saturating_generator(self.judge(nets, batch)(fake_NCHW))
         loss = Loss(adversarial, {"adversarial": adversarial.detach()})
         if lengths_N is not None and config.path_length is not None:
             penalty = (lengths_N - self.mean_path_length.to(lengths_N.device)).square().mean()
