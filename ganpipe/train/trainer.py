@@ -7,10 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from ..refs import CheckpointRef
 from ..rng import StepRng
 from ..seeds import derive_seed
 from ..storage import Store
-from . import alarms
+from . import alarms, ending
 from .checkpoint import Progress, Sections, computes_bf16, load_checkpoint, machine_facts, write_checkpoint
 from .ema import Ema
 from .metrics import MetricsLog
@@ -44,8 +43,11 @@ LossFunction = Callable[[Networks, Batch, Step], Loss]
 class Stop(Protocol):
     """Somebody who may ask training to end."""
 
-    requested: bool
-    reason: str
+    @property
+    def requested(self) -> bool: ...
+
+    @property
+    def reason(self) -> str: ...
 
 
 class Trainer:
@@ -101,9 +103,9 @@ class Trainer:
         newest = self._newest_checkpoint()
         saved_images = newest.images_seen if newest else -1
         self.metrics = self._open_metrics()
-        deadline = self._deadline()
+        deadline = ending.deadline(self.train.stop, datetime.now(UTC))
         clock, logged_images, busy = time.monotonic(), self.progress.images_seen, 0.0
-        stopped, finished = self.ranks.any(False, self._finished(deadline))
+        stopped, finished = self.ranks.any(False, self._over(deadline))
         with self.uploads if self.ranks.is_main else nullcontext(), self._progress_bar() as bar:
             while not finished:
                 before = self.progress.images_seen
@@ -113,7 +115,7 @@ class Trainer:
                 self._advance(now - clock)
                 clock = now
                 self._show(bar)
-                stopped, finished = self.ranks.any(stop.requested, self._finished(deadline))
+                stopped, finished = self.ranks.any(stop.requested, self._over(deadline))
                 snapshot = self._crossed(before, self.train.snapshot_kimg)
                 if snapshot or self._crossed(before, self.train.log_every_kimg) or stopped:
                     self._write_metrics(bar, (self.progress.images_seen - logged_images) / busy)
@@ -122,7 +124,7 @@ class Trainer:
                     self.snapshot(regular=snapshot)
                     saved_images = self.progress.images_seen
                     self._advance(time.monotonic() - clock)
-                    (finished,) = self.ranks.any(self._finished(deadline))  # by alarms
+                    (finished,) = self.ranks.any(self._over(deadline))  # by alarms
                 if stopped:
                     reason = next(filter(None, self.ranks.gather(stop.reason)))
                     raise Interrupted(
@@ -220,27 +222,8 @@ class Trainer:
         every = every_kimg * 1000
         return before // every < self.progress.images_seen // every
 
-    def _deadline(self) -> datetime | None:
-        """The next moment `train.stop.at`, less the reserve."""
-        if self.train.stop.at is None:
-            return None
-        hour, minute = map(int, self.train.stop.at.split(":"))
-        zone = self.train.stop.timezone
-        now = datetime.now(ZoneInfo(zone) if zone else None)
-        moment = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-        moment -= timedelta(minutes=self.train.stop.reserve_minutes)
-        while moment <= now:  # twice, where the reserve reaches back over midnight
-            moment += timedelta(days=1)
-        return moment.astimezone(UTC)
-
-    def _finished(self, deadline: datetime | None) -> bool:
-        stop = self.train.stop
-        return (
-            (stop.kimg is not None and self.progress.images_seen >= stop.kimg * 1000)
-            or (stop.hours is not None and self.progress.seconds >= stop.hours * 3600)
-            or (deadline is not None and datetime.now(UTC) >= deadline)
-            or alarms.over(self.progress)
-        )
+    def _over(self, deadline: datetime | None) -> bool:
+        return ending.is_over(self.train.stop, self.progress, deadline)
 
     def _progress_bar(self) -> tqdm:
         total = None if self.train.stop.kimg is None else round(self.train.stop.kimg * 1000)

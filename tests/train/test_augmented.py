@@ -55,7 +55,7 @@ def test_a_steered_run_resumes_within_its_four_updates(
 
     first = trainer(steered(precision=precision), digits, store, tmp_path, "resumed")
     with pytest.raises(Interrupted):
-        first.fit(StopAfter())  # type: ignore[arg-type]
+        first.fit(StopAfter())
     resumed = trainer(steered(precision=precision), digits, store, tmp_path, "resumed").fit(StopSignal())
     ours, theirs = weights(store, resumed), weights(store, straight)
     assert ours["training.safetensors"] == theirs["training.safetensors"]  # p and its controller, too

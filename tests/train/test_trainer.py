@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -108,7 +107,7 @@ def test_interrupted_and_resumed_equals_never_interrupted(
 
     first = trainer(config, digits, store, tmp_path, "resumed")
     with pytest.raises(Interrupted, match="--resume resumed"):
-        first.fit(StopAfter())  # type: ignore[arg-type]
+        first.fit(StopAfter())
     second = trainer(config, digits, store, tmp_path, "resumed")
     resumed = second.fit(StopSignal())
 
@@ -337,33 +336,3 @@ def test_whatever_ends_a_training_is_its_state(
     with pytest.raises(RuntimeError):
         process.train({"run_id": "run"}, StopSignal())
     assert json.loads(store.read_bytes("runs/run/state.json"))["state"] == "failed"
-
-
-def test_training_ends_before_the_morning_not_before_it_began(digits: Dataset, store: Store, tmp_path: Path) -> None:
-    """With 10 minutes to `at` and an hour in reserve, tonight's window is over: the next one is meant."""
-    soon = datetime.now() + timedelta(minutes=10)
-    subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
-    stop = {"at": f"{soon:%H:%M}", "reserve_minutes": 60}
-    subject.train = load_config(tiny_raw(stop=stop)).train
-    deadline = subject._deadline()
-    assert deadline is not None
-    assert timedelta(hours=22) < deadline - datetime.now(UTC) < timedelta(hours=24)
-
-
-def test_a_deadline_lies_ahead_whatever_the_hour(digits: Dataset, store: Store, tmp_path: Path) -> None:
-    subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
-    for hour in range(24):
-        stop = {"at": f"{hour:02d}:00", "timezone": "UTC", "reserve_minutes": 24 * 60 - 1}
-        subject.train = load_config(tiny_raw(stop=stop)).train
-        deadline = subject._deadline()
-        assert deadline is not None
-        assert timedelta(0) < deadline - datetime.now(UTC) <= timedelta(hours=24)
-
-
-@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Pacific/Pago_Pago"])  # 25 hours apart
-def test_the_morning_is_that_of_the_schedule(zone: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
-    subject = trainer(load_config(tiny_raw()), digits, store, tmp_path)
-    subject.train = load_config(tiny_raw(stop={"at": "06:30", "timezone": zone})).train
-    deadline = subject._deadline()
-    assert deadline is not None and deadline > datetime.now(UTC)
-    assert f"{deadline.astimezone(ZoneInfo(zone)):%H:%M}" == "06:30"
