@@ -134,6 +134,7 @@ def main() -> None:
             train.run(config, record, settings)
             seconds = cpu_seconds() - before
             report = evaluate.run(config, record.run_id, settings)
+            assert report.diagnostics is not None, "digits are images"
             best, controls = report.best, {control.name: control.scores for control in report.controls}
             files = store.fetch(best.checkpoint.prefix, ["generator.safetensors"])
             generator = sample.load_generator(files["generator.safetensors"])
@@ -150,7 +151,7 @@ def main() -> None:
                 f"{digits.min():.1%} | {digits.max():.1%} "
                 f"| {best.scores['precision_domain']:.3f} | {best.scores['recall_domain']:.3f} | "
                 + " | ".join(read_as_asked(read, asked) for read in read_by.values())
-                + f" | {', '.join(alarm.name for alarm in report.diagnostics.raised) or 'none'} |"  # type: ignore[union-attr]
+                + f" | {', '.join(alarm.name for alarm in report.diagnostics.raised) or 'none'} |"
             )
             recall = best.by_class["recall_domain"]
             recalls.append(f"| {config.name} | {seed} | {' | '.join(f'{value:.2f}' for value in recall.values())} |")

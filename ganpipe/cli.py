@@ -214,7 +214,7 @@ def process() -> NoReturn:
     """`main` as a process of its own.
 
     Libraries leave some hundred thousand objects that live as long as it does: the collector would go through all of
-    them at every import and at the exit, which took a tenth of a command's time, and a second at its end.
+    them again and again while others are imported, and once more at the exit.
     """
     gc.set_threshold(50_000, 50, 50)
     exit_code = main()

@@ -225,14 +225,21 @@ def test_samples_show_the_class_asked_for(digits: Dataset, store: Store, tmp_pat
     torch.testing.assert_close(drawn(gan, generator), expected)
 
 
-def test_a_truncation_leads_styles_to_their_mean(digits: Dataset, store: Store, tmp_path: Path) -> None:
+def test_a_truncation_leads_styles_to_their_mean(
+    digits: Dataset, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Half of it is half way, none of it the mean, which 1,000 more latents have, too; noise is left as it is."""
     trainer = trainer_of(digits, store, tmp_path)
     gan, generator = trainer.gan, trainer.ema.module
     assert isinstance(gan, StyleGAN2) and isinstance(generator, Generator)
     seen: list[Tensor] = []
     synthesis = generator.synthesis
-    generator.synthesis = lambda styles, noise: seen.append(styles) or synthesis(styles, noise)  # type: ignore[method-assign]
+
+    def watched(styles_NLV: Tensor, noise_NF: Tensor) -> Tensor:
+        seen.append(styles_NLV)
+        return synthesis(styles_NLV, noise_NF)
+
+    monkeypatch.setattr(generator, "synthesis", watched)
     images = [drawn(gan, generator, truncation=truncation) for truncation in (1.0, 0.5, 0.0)]
     whole, half, mean = seen
     torch.testing.assert_close(half, (whole + mean) / 2)
