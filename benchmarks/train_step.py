@@ -1,19 +1,26 @@
 """Images per second of HW06's DCGAN step, batch 64, 64 px: ganpipe against plain PyTorch, interleaved in one process.
 
     python benchmarks/train_step.py [--pairs 7] [--steps 6]
+    python benchmarks/train_step.py --recipes configs/digits-*.yaml [--steps 16] [--set section.field=value ...]
 
-Prints the two ratios that matter: ganpipe's step / the plain step, and the whole training loop (metrics, schedules,
-progress bar; no snapshot falls into the window) / ganpipe's own bare step.
+The first prints the two ratios that matter: ganpipe's step / the plain step, and the whole training loop (metrics,
+schedules, progress bar; no snapshot falls into the window) / ganpipe's own bare step. The second prints a row for each
+config, on random images of its size: speed, memory, and what the time goes into. R1, R2 and path lengths are what a
+step costs over one without them.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +28,10 @@ import torch
 from plain_dcgan import make_step
 
 from ganpipe.config import RunConfig, load_config
+from ganpipe.errors import InputError
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import DataManifest, Dataset, Table
+from ganpipe.prepareconfig import PrepareConfig
 from ganpipe.refs import CheckpointRef
 from ganpipe.spec import Column
 from ganpipe.storage import open_store
@@ -33,16 +42,35 @@ ROWS = 2048
 CONFIG = Path(__file__).parents[1] / "configs" / "hw06-dcgan.yaml"
 
 
-def noise_dataset(folder: Path) -> Dataset:
-    """Random 64-px RGB images: a step costs the same whatever they show."""
-    pixels = np.random.default_rng(0).integers(0, 256, (ROWS, 3, 64, 64), np.uint8)
-    np.save(folder / "main.image-00000.npy", pixels)
-    column = Column(kind="image", dtype="uint8", shape=(3, 64, 64), range=(0, 255), shards=("main.image-00000.npy",))
+CLASSES = 10
+NEVER = 10**9
+ROUNDS = 3
+
+
+def noise_dataset(folder: Path, channels: int = 3, resolution: int = 64) -> Dataset:
+    """Random images and classes: a step costs the same whatever they show."""
+    rng = np.random.default_rng(0)
+    shape = (channels, resolution, resolution)
+    values = {
+        "image": rng.integers(0, 256, (ROWS, *shape), np.uint8),
+        "label": rng.integers(0, CLASSES, ROWS, np.int64),
+    }
+    columns, files = {}, {}
+    for name, rows in values.items():
+        shard = f"main.{name}-00000.npy"
+        np.save(folder / shard, rows)
+        files[shard] = folder / shard
+        columns[name] = Column(
+            kind=name,  # type: ignore[arg-type]
+            dtype=str(rows.dtype),
+            shape=rows.shape[1:],
+            range=(0, 255) if name == "image" else None,
+            vocabulary=tuple(map(str, range(CLASSES))) if name == "label" else None,
+            shards=(shard,),
+        )
     splits = {"test": (0, 0), "extractor": (0, 0), "train": (0, ROWS)}
-    manifest = DataManifest(
-        digest="noise", preparation={}, tables={"main": Table(rows=ROWS, splits=splits, columns={"image": column})}
-    )
-    return Dataset(manifest, {"main.image-00000.npy": folder / "main.image-00000.npy"})
+    table = Table(rows=ROWS, splits=splits, columns=columns)  # type: ignore[arg-type]
+    return Dataset(DataManifest(digest="noise", preparation={}, tables={"main": table}), files)
 
 
 def images_per_second(step: Callable[[], object], steps: int) -> float:
@@ -65,11 +93,94 @@ def loop_images_per_second(trainer: Trainer, steps: int) -> float:
     return steps * BATCH / (time.perf_counter() - start)
 
 
+def phase_seconds(trainer: Trainer, steps: int) -> dict[str, float]:
+    """Seconds of each phase, and of it all, over so many steps."""
+    seconds: dict[str, float] = defaultdict(float)
+    update = trainer._update
+
+    def now() -> float:
+        if trainer.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def timed(phase: str, number: int, position: int) -> None:
+        start = now()
+        update(phase, number, position)
+        seconds[phase] += now() - start
+
+    trainer._update = timed  # type: ignore[method-assign]
+    start = now()
+    for _ in range(steps):
+        trainer.step()
+    seconds["all"] = now() - start
+    trainer._update = update  # type: ignore[method-assign]
+    return seconds
+
+
+def without_lazy_penalties(config: RunConfig) -> RunConfig:
+    """The same, with R1, R2 and path lengths put off for ever; itself, when it has none of them."""
+    every = [name for name in type(config.gan).model_fields if name.endswith("_every")]
+    try:
+        return load_config(config, [f"gan.{name}={NEVER}" for name in every])
+    except InputError:
+        return config
+
+
+def recipe_row(path: str, overrides: list[str], steps: int) -> str:
+    """Of one config. Memory is what this process came to hold at most; on a GPU, what torch took there."""
+    config = load_config(path, [*overrides, "train.seed=0"])
+    assert isinstance(config.prepare, PrepareConfig), f"{path} makes no images"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset = noise_dataset(folder, config.prepare.channels, config.prepare.resolution)
+        store, before = open_store(f"file://{folder}/store"), peak_mib()
+        trainer = Trainer(config, dataset, "benchmark", store, folder)
+        phase_seconds(trainer, steps)
+        on_gpu = trainer.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_mib() - before
+        plain = Trainer(without_lazy_penalties(config), dataset, "benchmark", store, folder)
+        plain.step()  # step 0 is a multiple of everything
+        rounds = [(phase_seconds(trainer, steps), phase_seconds(plain, steps)) for _ in range(ROUNDS)]
+    full, bare = (
+        {phase: statistics.median(side[phase] for side in sides) for phase in sides[0]}
+        for sides in zip(*rounds, strict=True)
+    )
+    phases = {phase: bare[phase] for phase in bare if phase != "all"}
+    penalties = sum(full[phase] - bare[phase] for phase in phases)
+    rest = full["all"] - sum(phases.values()) - penalties
+    images = steps * config.train.batch * trainer.gan.plan(0).d_updates
+    shares = [*phases.values(), penalties, rest]
+    return (
+        f"| {config.name} | {config.train.batch} | {images / full['all']:.0f} | {memory:.0f} | "
+        + " | ".join(f"{max(share, 0) / full['all']:.0%}" for share in shares)
+        + " |"
+    )
+
+
+def peak_mib() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def recipes(paths: list[str], overrides: list[str], steps: int) -> None:
+    """A row for each config, made by a process of its own."""
+    print("| config | batch | images/s | memory, MiB | D | G | R1, R2, path lengths | rest |")
+    print(f"|{' --- |' * 8}")
+    for path in paths:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            print(pool.submit(recipe_row, path, overrides, steps).result(), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--recipes", nargs="+", metavar="CONFIG", help="print the table of recipes")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="of all of them")
     options = parser.parse_args()
+    if options.recipes:
+        recipes(options.recipes, options.overrides, options.steps)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config: RunConfig = load_config(CONFIG, ["train.seed=0"])
