@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 import stylegan2_reference as reference
 import torch
@@ -23,9 +21,7 @@ from ganpipe.gans.stylegan2 import StyleGAN2
 from ganpipe.launch import StopSignal
 from ganpipe.networks.stylegan2 import Generator
 from ganpipe.prepare.manifest import Dataset
-from ganpipe.register import package
 from ganpipe.rng import SampleRng
-from ganpipe.runs import checkpoints
 from ganpipe.spec import Column
 from ganpipe.storage import Store
 from ganpipe.train.trainer import Trainer
@@ -142,52 +138,18 @@ def test_the_mean_path_length_follows_and_outlives_the_process(digits: Dataset, 
     assert again.gan.state_dict() == trainer.gan.state_dict()
 
 
-FIRST_LOSSES = {
-    "none": [(2.121646, 1.944407), (1.399159, 0.657275), (1.415386, 0.654138), (1.405796, 0.660786)],
-    "projection": [(1.522196, 2.716985), (1.399895, 0.690523), (1.403435, 0.683714), (1.406674, 0.690142)],
-}
-"""Of D and G, step by step."""
-
-
-@pytest.mark.parametrize("conditioning", ["none", "projection"])
-def test_first_losses_are_what_they_were(conditioning: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
-    """Recorded on x86-64 with torch 2.15."""
-    raw = {**tiny_raw(log_every_kimg=0.016, stop={"kimg": 0.064}), "gan": {**SMALL_STYLEGAN2}}
-    raw["gan"]["conditioning"] = conditioning
-    Trainer(load_config(raw), digits, "run", store, tmp_path).fit(StopSignal())
-    lines = [json.loads(line)["metrics"] for line in store.read_bytes("runs/run/metrics.jsonl").splitlines()]
-    found = [(line["discriminator/loss"], line["generator/loss"]) for line in lines]
-    assert found == [pytest.approx(pair, rel=1e-3) for pair in FIRST_LOSSES[conditioning]]
-
-
 # --- samples -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("conditioning", ["none", "projection"])
-def test_a_seed_is_one_image_wherever_it_is_drawn(
-    conditioning: str, digits: Dataset, store: Store, tmp_path: Path
+def test_truncated_samples_do_not_depend_on_what_they_are_drawn_with(
+    digits: Dataset, store: Store, tmp_path: Path
 ) -> None:
-    """In the trainer, from its file, and as a registered model; among many and alone."""
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    trainer = trainer_of(digits, store, tmp_path, conditioning=conditioning)
-    trainer.fit(StopSignal())
-    weights = store.fetch(checkpoints(store, "run")[-1].prefix)["generator.safetensors"]
-    loaded = sample.load_generator(weights)
-    many = sample.draw_images(loaded.gan, loaded.module, 5, 100)
-    package.save(tmp_path / "model", weights, Model(), {})
-    served = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(pd.DataFrame({"seed": [5] * 70}))
-    np.testing.assert_array_equal(served, many[:70].permute(0, 2, 3, 1).numpy())
-    assert torch.equal(sample.draw_images(trainer.gan, trainer.ema.module, 5, 100), many)
-    assert torch.equal(sample.draw_images(loaded.gan, loaded.module, 5, 3), many[:3])
-    for truncation in (1.0, 0.5):
-        parts = [
-            torch.cat(list(sample.draw(loaded.gan, loaded.module, 5, rows, truncation=truncation)))
-            for rows in (range(100), [70, 3])
-        ]
-        assert torch.equal(parts[1], parts[0][[70, 3]])
-    assert len(many.flatten(1).unique(dim=0)) == 100
+    trainer = trainer_of(digits, store, tmp_path, conditioning="projection")
+    parts = [
+        torch.cat(list(sample.draw(trainer.gan, trainer.ema.module, 5, rows, truncation=0.5)))
+        for rows in (range(100), [70, 3])
+    ]
+    assert torch.equal(parts[1], parts[0][[70, 3]])
 
 
 def drawn(gan: StyleGAN2, generator: Generator, **request: Any) -> Tensor:
