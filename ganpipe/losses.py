@@ -84,7 +84,7 @@ def gradient_penalty(
     with torch.autocast(real_NS.device.type, enabled=False):
         mix = mix_N.view(-1, *[1] * (real_NS.dim() - 1))
         mixed = (mix * real_NS.float() + (1 - mix) * fake_NS.detach().float()).requires_grad_(True)
-        return (input_gradient(discriminator, mixed).norm(2, dim=1) - 1).square().mean()
+        return (_input_gradient(discriminator(mixed), mixed).norm(2, dim=1) - 1).square().mean()
 
 
 def zero_centred_penalty(discriminator: Callable[[Tensor], Tensor], images_NS: Tensor) -> Tensor:
@@ -92,9 +92,15 @@ def zero_centred_penalty(discriminator: Callable[[Tensor], Tensor], images_NS: T
 
     The square is summed over all of one row; forward and backward are float32.
     """
+    return judged_with_penalty(discriminator, images_NS)[1]
+
+
+def judged_with_penalty(discriminator: Callable[[Tensor], Tensor], images_NS: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (N,), and `zero_centred_penalty` of the same pass: one forward and backward less than both apart."""
     with torch.autocast(images_NS.device.type, enabled=False):
         images = images_NS.detach().float().requires_grad_(True)
-        return input_gradient(discriminator, images).square().sum(1).mean() / 2
+        logits_N = discriminator(images)
+        return logits_N, _input_gradient(logits_N, images).square().sum(1).mean() / 2
 
 
 def path_lengths(images_NCHW: Tensor, styles_NLV: Tensor, directions_NCHW: Tensor) -> Tensor:
@@ -108,8 +114,7 @@ def path_lengths(images_NCHW: Tensor, styles_NLV: Tensor, directions_NCHW: Tenso
     return gradient_NLV.square().sum(2).mean(1).sqrt()
 
 
-def input_gradient(discriminator: Callable[[Tensor], Tensor], inputs_NS: Tensor) -> Tensor:
+def _input_gradient(logits_N: Tensor, inputs_NS: Tensor) -> Tensor:
     """Gradient of each row's logit with respect to that row, flattened to (N, prod(S)); differentiable."""
-    logits = discriminator(inputs_NS)
-    (gradient,) = torch.autograd.grad(logits.float().sum(), inputs_NS, create_graph=True)
+    (gradient,) = torch.autograd.grad(logits_N.float().sum(), inputs_NS, create_graph=True)
     return gradient.flatten(1)

@@ -98,13 +98,16 @@ class R3GAN(LatentGAN):
         real_NCHW, judge = batch["image"], self.judge(nets, batch)
         with torch.no_grad():
             fake_NCHW = self.fakes(nets, batch, step)
-        real_logits_N, fake_logits_N = judge(real_NCHW), judge(fake_NCHW)
+        if step.update_index % self.config.penalty_every:
+            real_logits_N, fake_logits_N, penalties = judge(real_NCHW), judge(fake_NCHW), {}
+        else:
+            real_logits_N, r1 = losses.judged_with_penalty(judge, real_NCHW)
+            fake_logits_N, r2 = losses.judged_with_penalty(judge, fake_NCHW)
+            penalties = {"r1": r1, "r2": r2}
         adversarial = losses.relativistic_discriminator(real_logits_N, fake_logits_N)
         loss = judged(adversarial, real_logits_N, fake_logits_N)
-        if step.update_index % self.config.penalty_every == 0:
-            weight = self.config.gamma.at(step.images_seen) * self.config.penalty_every
-            loss.add("r1", losses.zero_centred_penalty(judge, real_NCHW), weight)
-            loss.add("r2", losses.zero_centred_penalty(judge, fake_NCHW), weight)
+        for name, penalty in penalties.items():
+            loss.add(name, penalty, self.config.gamma.at(step.images_seen) * self.config.penalty_every)
         return loss
 
     def generator_loss(self, nets: Networks, batch: Batch, step: Step) -> Loss:

@@ -85,12 +85,14 @@ class StyleGAN2(LatentGAN):
         real_NCHW, judge = batch["image"], self.judge(nets, batch)
         with torch.no_grad():
             fake_NCHW, _ = self._generated(nets, batch, step)
-        real_logits_N, fake_logits_N = judge(real_NCHW), judge(fake_NCHW)
-        adversarial = losses.cross_entropy_discriminator(real_logits_N, fake_logits_N)
-        loss = judged(adversarial, real_logits_N, fake_logits_N)
-        if step.update_index % self.config.r1_every == 0:
-            weight = self.config.r1.at(step.images_seen) * self.config.r1_every
-            loss.add("r1", losses.zero_centred_penalty(judge, real_NCHW), weight)
+        if step.update_index % self.config.r1_every:
+            real_logits_N, r1 = judge(real_NCHW), None
+        else:
+            real_logits_N, r1 = losses.judged_with_penalty(judge, real_NCHW)
+        fake_logits_N = judge(fake_NCHW)
+        loss = judged(losses.cross_entropy_discriminator(real_logits_N, fake_logits_N), real_logits_N, fake_logits_N)
+        if r1 is not None:
+            loss.add("r1", r1, self.config.r1.at(step.images_seen) * self.config.r1_every)
         loss.stats["sign_real"] = real_logits_N.detach().sign().float().mean()
         return loss
 
