@@ -114,7 +114,7 @@ def main() -> None:
         settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
         store = open_store(settings.store)
         readers: dict[str, Reader] = {}
-        real_rows, rows, ratios, recalls = [], [], [], []
+        real_rows, rows, ratios, recalls, curves = [], [], [], [], []
         for path, seed in itertools.product(options.configs, range(1, options.seeds + 1)):
             config = load_config(path, [*options.overrides, f"train.seed={seed}"])
             dataset = prepare.run(config, settings)
@@ -155,7 +155,9 @@ def main() -> None:
             )
             recall = best.by_class["recall_domain"]
             recalls.append(f"| {config.name} | {seed} | {' | '.join(f'{value:.2f}' for value in recall.values())} |")
-            logging.info("%s", rows[-1])
+            curve = [(each.checkpoint.images_seen / 1000, each.scores["fid_domain"]) for each in report.snapshots]
+            curves.append(f"| {config.name} | {seed} | {', '.join(f'{kimg:.0f}: {fid:.2f}' for kimg, fid in curve)} |")
+            logging.info("%s\n%s\n%s", rows[-1], recalls[-1], curves[-1])
 
     print(f"protocol {report.protocol_hash}, {report.protocol['n_generated']} samples a seed\n")
     print("| control | fid_domain | kid_domain | precision | recall |\n| --- | --- | --- | --- | --- |")
@@ -179,6 +181,8 @@ def main() -> None:
     print("\n".join(rows))
     print(f"\n| recall of | seed | {' | '.join(recall)} |\n|{' --- |' * (len(recall) + 2)}")
     print("\n".join(recalls))
+    print("\n| config | seed | kimg: fid_domain of each snapshot, as the best is chosen |\n| --- | --- | --- |")
+    print("\n".join(curves))
     print(f"\nmedian of the ratios {statistics.median(ratios):.3f}, worst {max(ratios):.3f}")
 
 
