@@ -2,9 +2,9 @@
 
     python benchmarks/stacked.py [--configs configs/stacked-digits-dcgan.yaml ...] [--minutes 15] [--home DIR]
 
-Every config trains for the same wall time, with a snapshot in each `--every` of it at least as often as the config says.
-`ganpipe/evaluate/modes.py` defines the scores. The curve's snapshots are scored with fewer samples than best (the lowest
-divergence of the curve's samples) and last, which are scored on others. A divergence has about 999 / 2N by chance alone.
+Every config trains for the same wall time. `ganpipe/evaluate/modes.py` defines the scores. Every snapshot is scored
+with fewer samples, for the curve; best (the lowest divergence on the curve) and last are scored again with all of them,
+from another seed. N real triples have a divergence of about 999 / 2N by chance alone.
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ def row(name: str, n: int, found: dict[str, float], at: str = "- | -") -> str:
     return f"| {name} | {n:,} | {at} | {found['modes']:,.0f} | {found['mode_kl']:.3f} | {found['confident']:.1%} |"
 
 
-def minute(run_file: Path, images_seen: int) -> float:
+def minute(store: Store, run_id: str, images_seen: int) -> float:
     """Of training, at which so many images had been seen."""
-    lines = map(json.loads, run_file.read_text().splitlines())
+    lines = map(json.loads, store.read_bytes(f"runs/{run_id}/metrics.jsonl").splitlines())
     return max((line["seconds"] for line in lines if line["images_seen"] <= images_seen), default=0.0) / 60
 
 
@@ -131,10 +131,9 @@ def main() -> None:
         for config in configs:
             record = new_record(config, study.dataset.manifest.ref, settings, datetime.now(UTC))
             train.run(config, record, settings)
-            metrics = Path(home) / "store" / "runs" / record.run_id / "metrics.jsonl"
             snapshots = checkpoints(store, record.run_id)
             at = {
-                one.images_seen: f"{one.images_seen / 1000:.0f} | {minute(metrics, one.images_seen):.1f}"
+                one.images_seen: f"{one.images_seen / 1000:.0f} | {minute(store, record.run_id, one.images_seen):.1f}"
                 for one in snapshots
             }
             found = [study.of_checkpoint(one, options.curve, CURVE_SEED) for one in snapshots]
