@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import json
+import math
 import signal
 import sys
 import traceback
@@ -90,13 +91,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     added = command("generate", commands.generate, "draw samples")
     added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, a run's id, or a .safetensors file")
-    added.add_argument("--n", type=_positive, default=64, help="how many")
+    added.add_argument("--n", type=_positive, help="how many; otherwise 64, and one that moves")
     added.add_argument("--seed", type=int, default=0)
     meaning = "by name or number; several times: each has its share; never: drawn, each as likely as any other"
     added.add_argument("--label", metavar="CLASS", action="append", default=[], help=meaning)
-    added.add_argument(
-        "--out", metavar="PATH", required=True, help="x.png: one picture; x.csv: points; otherwise a folder of files"
-    )
+    meaning = "scales latents, or StyleGAN2's styles, about their mean: below 1 more typical, less varied"
+    added.add_argument("--truncation", metavar="PSI", type=_not_negative, default=1.0, help=meaning)
+    meaning = "a moving picture: a closed walk through the latents of N samples; its class stays"
+    added.add_argument("--interpolate", metavar="N", type=_several, help=meaning)
+    meaning = "x.png: one picture; x.csv: points; otherwise a folder of files. What moves: .gif, .webp or .mp4"
+    added.add_argument("--out", metavar="PATH", required=True, help=meaning)
 
     added = command("score", measuring.score, "score any images against any others, under a protocol")
     images = "a folder, an archive, s3://bucket/prefix, or a data set's digest"
@@ -169,6 +173,23 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1 is wanted")
+    return number
+
+
+def _several(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError("at least 2 are wanted")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError("a number from 0 on is wanted")
     return number
 
 

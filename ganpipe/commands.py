@@ -212,11 +212,18 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     from . import generated, register, sample
 
     weights = register.resolve(args.model, settings)
-    path = Path(args.out).expanduser()
-    generated.write(sample.load_generator(weights), args.seed, args.n, path, args.label)
-    result = {"path": str(path.resolve()), "n": args.n, "seed": args.seed, "weights": str(weights)}
+    path, generator = Path(args.out).expanduser(), sample.load_generator(weights)
+    result = {"path": str(path.resolve()), "seed": args.seed, "truncation": args.truncation, "weights": str(weights)}
     result |= {"label": args.label} if args.label else {}
-    return Outcome(result, f"{args.n} samples: {path}")
+    if args.interpolate is None:
+        n = args.n or 64
+        generated.write(generator, args.seed, n, path, args.label, args.truncation)
+        return Outcome(result | {"n": n}, f"{n} samples: {path}")
+    n, stops = args.n or 1, args.interpolate
+    frames = generated.write_walks(generator, args.seed, n, stops, path, args.label, args.truncation)
+    walks = "a walk" if n == 1 else f"{n} walks"
+    text = f"{walks} through {stops} samples, {frames} frames: {path}"
+    return Outcome(result | {"n": n, "interpolate": stops, "frames": frames}, text)
 
 
 def _exit_code(decision: Decision) -> int:

@@ -20,7 +20,7 @@ from .configfile import apply_override, plain_copy, read_yaml, to_yaml
 from .errors import InputError
 from .evaluateconfig import EvaluateConfig
 from .options import GanConfig, OptimizersConfig, Section
-from .prepareconfig import AnyPrepareConfig, PrepareConfig, holds_points
+from .prepareconfig import POINT_SOURCES, AnyPrepareConfig, PrepareConfig, source_name
 from .schedule import Schedule, within
 
 if TYPE_CHECKING:
@@ -199,6 +199,11 @@ class RunConfig(Section):
                 "the differences mean anything; set train.augment.p to a number or a schedule"
             )
         points, source = self.prepare.kind == "point", self.prepare.source.name
+        if self.evaluate.extractor == "triples" and source != "stacked_digits":
+            raise ValueError(
+                f"evaluate.extractor triples reads stacked digits, and prepare.source is {source}; leave it out "
+                "for the default"
+            )
         if points != (self.evaluate.extractor == "point"):
             raise ValueError(
                 f"evaluate.extractor {self.evaluate.extractor} does not fit prepare.source {source}: points have the "
@@ -251,11 +256,12 @@ def load_config(config: RunConfig | Mapping[str, Any] | str | Path, overrides: S
 
 
 def _with_extractor(raw: dict[str, Any]) -> dict[str, Any]:
-    """Fill `evaluate.extractor` where the data leaves no choice."""
-    evaluate = {} if raw.get("evaluate") is None else raw["evaluate"]
-    if not holds_points(raw.get("prepare")) or not isinstance(evaluate, dict):
+    """Fill `evaluate.extractor` where the data has modes that one of them counts."""
+    evaluate, name = {} if raw.get("evaluate") is None else raw["evaluate"], source_name(raw.get("prepare"))
+    counting = "point" if name in POINT_SOURCES else "triples" if name == "stacked_digits" else None
+    if counting is None or not isinstance(evaluate, dict) or evaluate.get("protocol") is not None:
         return raw
-    return {**raw, "evaluate": {"extractor": "point", **evaluate}}
+    return {**raw, "evaluate": {"extractor": counting, **evaluate}}
 
 
 def _with_recipe_defaults(raw: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from .config import RunConfig
 from .errors import GanpipeError, of_the_disk
+from .evaluate.known import OF_DATA
 from .prepareconfig import PointsConfig
 from .settings import SQLITE, Settings
 from .storage import Conflict, FileStore, open_store
@@ -55,7 +56,7 @@ def examine(config: RunConfig | None, settings: Settings) -> list[Check]:
         import mlflow  # noqa: F401
     if config is not None:
         from .prepare import sources  # noqa: F401
-    if config is not None and config.evaluate.extractor not in ("domain", "point"):
+    if config is not None and config.evaluate.extractor not in OF_DATA:
         from .evaluate import extractors  # noqa: F401
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python", _python),
@@ -230,7 +231,7 @@ def _data(config: RunConfig) -> str:
 
 def _weights(config: RunConfig, settings: Settings) -> str:
     extractor = config.evaluate.extractor
-    if extractor in ("domain", "point"):
+    if extractor in OF_DATA:
         return f"evaluate.extractor {extractor} needs none"
     from .evaluate.known import KNOWN
     from .evaluate.weights import WITHOUT_FILE, in_store, local_file, nowhere

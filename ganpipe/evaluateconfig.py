@@ -18,7 +18,8 @@ class EvaluateConfig(Section):
     extractor: str = "domain"
     """Features: torch-fidelity's `inception`, or `domain`, a small classifier trained on the data's own extractor
     split; any other extractor of torch-fidelity (`vgg16`, `clip-vit-b-32`, `dinov2-vit-b-14`, ...), or a torch module
-    as `package.module:factory`. Points have `point`, their default: the coordinates themselves."""
+    as `package.module:factory`. Points have `point`, their default: the coordinates themselves; stacked
+    digits `triples`, theirs, which reads the digit in each channel."""
     num_samples: int | None = Field(None, ge=2)
     """Images on the generated side of each score; null: as many as there are held-out images, the floor."""
     select_seeds: int = Field(1, ge=1, le=100)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from .options import Section
-from .sourceconfig import Source
+from .sourceconfig import Source, StackedDigitsSource
 
 
 class PrepareConfig(Section):
@@ -51,6 +51,15 @@ class PrepareConfig(Section):
         if not all(0 <= part <= 255 for part in value):
             raise ValueError("each of the three numbers lies between 0 and 255")
         return value
+
+    @model_validator(mode="after")
+    def _one_digit_a_channel(self) -> PrepareConfig:
+        if isinstance(self.source, StackedDigitsSource) and self.channels != 3:
+            raise ValueError(
+                f"prepare.channels is {self.channels}, and prepare.source stacked_digits makes a digit of each of "
+                "three; leave it out"
+            )
+        return self
 
     @property
     def kind(self) -> Literal["image"]:
@@ -124,11 +133,15 @@ class PointsConfig(Section):
         return "points in the plane"
 
 
+def source_name(prepare: Any) -> Any:
+    """`source.name` of a `prepare` section, validated or as it was read; None when it has none."""
+    source = prepare.get("source") if isinstance(prepare, dict) else getattr(prepare, "source", None)
+    return source.get("name") if isinstance(source, dict) else getattr(source, "name", None)
+
+
 def holds_points(prepare: Any) -> bool:
     """Whether a `prepare` section, validated or as it was read, is one of points."""
-    source = prepare.get("source") if isinstance(prepare, dict) else getattr(prepare, "source", None)
-    name = source.get("name") if isinstance(source, dict) else getattr(source, "name", None)
-    return name in POINT_SOURCES
+    return source_name(prepare) in POINT_SOURCES
 
 
 AnyPrepareConfig = Annotated[

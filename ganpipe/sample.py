@@ -144,14 +144,16 @@ def draw(
     draws one, each as likely as any other; `truncation` scales the latents.
     """
     for start in range(0, len(indices), chunk):
-        wanted = list(indices[start : start + chunk])
-        padded = wanted + wanted[-1:] * (chunk - len(wanted))
-        labels = None
-        if label is not None:
-            part = list(label[start : start + chunk])
-            labels = torch.tensor(part + part[-1:] * (chunk - len(part)), device=device)
-        request = Request(SampleRng(seed, padded, torch.device(device)), chunk, label=labels, truncation=truncation)
-        yield gan.sample(generator, request)[: len(wanted)].float()
+        rows = slice(start, start + chunk)
+        rng = SampleRng(seed, _filled(indices[rows], chunk), torch.device(device))
+        labels = None if label is None else torch.tensor(_filled(label[rows], chunk), device=device)
+        request = Request(rng, chunk, label=labels, truncation=truncation)
+        yield gan.sample(generator, request)[: len(indices[rows])].float()
+
+
+def _filled(values: Sequence[Any], chunk: int) -> list[Any]:
+    """As many values as a chunk has, the last one over and over."""
+    return [*values, *[values[-1]] * (chunk - len(values))]
 
 
 def draw_images(
@@ -161,14 +163,56 @@ def draw_images(
     n: int,
     device: torch.device | str = "cpu",
     label: Sequence[int] | None = None,
+    truncation: float = 1.0,
 ) -> Tensor:
     """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU; `label` holds n class numbers."""
-    return torch.cat([to_uint8(part).cpu() for part in draw(gan, generator, seed, range(n), device, label)])
+    parts = draw(gan, generator, seed, range(n), device, label, truncation=truncation)
+    return torch.cat([to_uint8(part).cpu() for part in parts])
 
 
-def draw_points(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+def draw_points(
+    gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu", truncation: float = 1.0
+) -> Tensor:
     """Samples 0, ..., n - 1 of `seed` as float32 (n, D) on the CPU."""
-    return torch.cat([part.cpu() for part in draw(gan, generator, seed, range(n), device)])
+    return torch.cat([part.cpu() for part in draw(gan, generator, seed, range(n), device, truncation=truncation)])
+
+
+@torch.no_grad()
+def draw_walks(
+    gan: GAN,
+    generator: nn.Module,
+    seed: int,
+    walks: int,
+    stops: int,
+    steps: int,
+    device: torch.device | str = "cpu",
+    label: Sequence[int] | None = None,
+    truncation: float = 1.0,
+    chunk: int = CHUNK,
+) -> Iterator[Tensor]:
+    """Closed walks through the latents: `stops` x `steps` frames, each float32 (walks, ...) as the recipe makes them.
+
+    Walk i goes from sample i x stops of the seed to the latents of the `stops` - 1 next ones, and back, in `steps`
+    steps each; its class, its piece of the prior and its noise stay that first sample's. `label` holds a class number
+    per walk. A walk is the same whatever else is drawn with it.
+    """
+    device = torch.device(device)
+    places = [(walk, leg, step) for leg in range(stops) for step in range(steps) for walk in range(walks)]
+    made: list[Tensor] = []
+    for start in range(0, len(places), chunk):
+        wanted = places[start : start + chunk]
+        walk_N, leg_N, step_N = (list(column) for column in zip(*_filled(wanted, chunk), strict=True))
+        home, *ends = (
+            SampleRng(seed, [walk * stops + leg % stops for walk, leg in zip(walk_N, legs, strict=True)], device)
+            for legs in ([0] * chunk, leg_N, [leg + 1 for leg in leg_N])
+        )
+        labels = None if label is None else torch.tensor([label[walk] for walk in walk_N], device=device)
+        request = Request(home, chunk, label=labels, truncation=truncation)
+        way_N = torch.tensor(step_N, device=device) / steps
+        made += gan.between(generator, request, (ends[0], ends[1]), way_N)[: len(wanted)].float()
+        while len(made) >= walks:
+            yield torch.stack(made[:walks])
+            made = made[walks:]
 
 
 def to_uint8(images_NCHW: Tensor) -> Tensor:
@@ -222,14 +266,17 @@ def grid(images_NCHW: np.ndarray, columns: int | None = None) -> Image:
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
 
 
-def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
-    """A PNG of `grid`, each image enlarged to at least `scale_to` pixels."""
+def enlarged_grid(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> Image:
+    """`grid` with each image enlarged to at least `scale_to` pixels."""
     from PIL import Image
 
     picture = grid(images_NCHW, columns)
     scale = max(1, -(-scale_to // max(images_NCHW.shape[2:])))
-    if scale > 1:
-        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
+    """A PNG of `enlarged_grid`."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    enlarged_grid(images_NCHW, columns, scale_to).save(buffer, "PNG")
     return buffer.getvalue()

@@ -20,6 +20,21 @@ class DigitsSource(Section):
         return frozenset({"label"})
 
 
+class StackedDigitsSource(Section):
+    """Three of those digits as the red, green and blue channel of one image, in the manner of Stacked MNIST
+    (arXiv:1611.02163, Sec. 3.3): 1,000 modes, each as frequent as any other, labelled "000" to "999"."""
+
+    name: Literal["stacked_digits"] = "stacked_digits"
+    images: int = Field(25_600, ge=1000, le=1_000_000)
+    """Triples that are drawn. Those of each split are made of that split's digits alone."""
+    seed: int = Field(0, ge=0)
+    """Of the draw: other seeds give other triples of the same digits."""
+
+    def columns(self) -> frozenset[str]:
+        """Columns besides the image."""
+        return frozenset({"label"})
+
+
 class ColumnsSource(Section):
     """Base of the sources whose rows can have columns besides the image."""
 
@@ -133,6 +148,6 @@ class HubSource(TableSource):
 
 
 Source = Annotated[
-    DigitsSource | FolderSource | ArchiveSource | S3Source | ParquetSource | HubSource,
+    DigitsSource | StackedDigitsSource | FolderSource | ArchiveSource | S3Source | ParquetSource | HubSource,
     Field(discriminator="name"),
 ]

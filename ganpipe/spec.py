@@ -57,6 +57,8 @@ class Column(Part):
 
 DataSpec = Mapping[str, Column]
 """Columns by name."""
+MODES_OF_TRIPLES = tuple(f"{mode:03d}" for mode in range(1000))
+"""Classes of stacked digits: the digits of the red, green and blue channel."""
 
 
 def image_shape(spec: DataSpec, column: str = "image") -> tuple[int, int, int]:
@@ -80,6 +82,16 @@ def class_count(spec: DataSpec) -> int:
     if "label" not in spec or spec["label"].vocabulary is None:
         raise InputError(f"the data has no column of labels; it has {sorted(spec)}")
     return len(spec["label"].vocabulary)
+
+
+def holds_triples(spec: DataSpec) -> bool:
+    """Whether the data are stacked digits: a digit in each of three channels, named by the labels."""
+    return (
+        "label" in spec
+        and spec["label"].vocabulary == MODES_OF_TRIPLES
+        and "image" in spec
+        and spec["image"].shape[0] == 3
+    )
 
 
 def spec_to_json(spec: DataSpec) -> dict[str, object]:

@@ -43,3 +43,10 @@ def points_raw(name: str = "ring8", **source: Any) -> dict[str, Any]:
 
 SMALL_R3GAN: dict[str, Any] = {"name": "r3gan", "latent_dim": 8, "widths": [8, 6], "cardinality": [4, 3], "blocks": 1}
 """A `gan` section for images of 8 px."""
+
+
+def stacked_raw(**source: Any) -> dict[str, Any]:
+    """The same of stacked digits."""
+    raw = tiny_raw()
+    raw["prepare"] = {"source": {"name": "stacked_digits", "images": 3000, **source}, "resolution": 8}
+    return raw

@@ -1,10 +1,11 @@
 """Stage 3: from checkpoints to scores, each with its protocol and its controls.
 
-protocol.py says what a score depends on; known.py names the extractors, weights.py finds their files, extractors.py and
-domain.py turn images into features, which fidelity.py collects; scores.py makes numbers of them (frechet.py,
-manifold.py, modes.py, by_class.py), resampling.py their intervals, diagnostics.py alarms; controls.py measures what is
-no GAN; process.py is the child process that does it; exhibits.py makes what there is to see, page.py a page of it, and
-report.py keeps the result. images.py and scoring.py are `ganpipe score`.
+protocol.py says what a score depends on; known.py names the extractors, weights.py finds their files, extractors.py
+makes them; domain.py and triples.py train those of the data itself, and kept.py keeps them; fidelity.py collects
+features; scores.py makes numbers of them (frechet.py, manifold.py, modes.py, by_class.py), resampling.py their
+intervals, diagnostics.py alarms; controls.py measures what is no GAN; process.py is the child process that does it;
+exhibits.py makes what there is to see, page.py a page of it, and report.py keeps the result. images.py and scoring.py
+are `ganpipe score`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..launch import run_child
 from ..refs import CheckpointRef, EvalReport, ScoreSheet
 from ..settings import Settings
 from ..storage import open_store
+from . import known
 from .protocol import gate_metric, seeds
 
 __all__ = ["RunRequest", "ScoreRequest", "check", "run", "score", "seeds"]
@@ -52,7 +54,7 @@ class ScoreRequest(BaseModel):
 
 def check(config: RunConfig, settings: Settings) -> None:
     """What would stop an evaluation, told before a training. Raises InputError when the extractor cannot be had."""
-    if config.evaluate.extractor not in ("domain", "point"):
+    if config.evaluate.extractor not in known.OF_DATA:
         from .extractors import find_weights
 
         find_weights(config.evaluate.extractor, None, open_store(settings.store), settings)

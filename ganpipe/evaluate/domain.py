@@ -24,12 +24,12 @@ from ..errors import InputError
 from ..prepare.manifest import Dataset
 from ..sample import to_float
 from ..seeds import derive_seed
-from ..storage import MANIFEST, Conflict, Store, sha256_of_bytes
+from ..storage import Store
+from . import kept, known
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-FILE = "domain.safetensors"
 FEATURES = 32
 MAX_SIDE = 32
 MIN_IMAGES = 32
@@ -73,43 +73,9 @@ def pooled(images_NCHW: Tensor) -> Tensor:
     return F.avg_pool2d(images, factor) if factor > 1 else images
 
 
-# --- one per data set, kept in the store -------------------------------------------------------------------------
-
-
 def get_or_train(dataset: Dataset, store: Store) -> tuple[Path, str]:
-    """Local file and sha256 of the data set's classifier, trained now when the store has none.
-
-    Jobs that train it at the same time agree on the one whose pointer was created first.
-    Raises InputError when the data has too few images in its extractor split.
-    """
-    pointer = f"extractors/domain-{dataset.digest}.json"
-    lost = None
-    if store.exists(pointer):
-        lost = store.read_bytes(pointer)
-        sha256 = json.loads(lost)["sha256"]
-        if store.exists(f"extractors/{sha256}/{MANIFEST}"):
-            return _fetch(store, sha256)
-        log.warning("the domain extractor %s is gone from %s; it is trained again", sha256, store.uri)
-    weights, facts = train(dataset)
-    sha256 = sha256_of_bytes(weights)
-    _keep(store, sha256, weights, facts)
-    try:
-        store.compare_and_set(pointer, json.dumps({"format": FORMAT, "sha256": sha256}).encode(), expected=lost)
-    except Conflict:
-        sha256 = json.loads(store.read_bytes(pointer))["sha256"]
-    return _fetch(store, sha256)
-
-
-def _keep(store: Store, sha256: str, weights: bytes, facts: dict[str, Any]) -> None:
-    """Publish under the hash of the bytes. Object by object, as a racing job may be reading the very same bytes."""
-    files = {FILE: {"sha256": sha256, "bytes": len(weights)}}
-    manifest = {"format": FORMAT, "kind": "extractor", "extractor": "domain", **facts, "files": files}
-    store.write_bytes(f"extractors/{sha256}/{FILE}", weights)
-    store.write_bytes(f"extractors/{sha256}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-
-
-def _fetch(store: Store, sha256: str) -> tuple[Path, str]:
-    return store.fetch(f"extractors/{sha256}", [FILE])[FILE], sha256
+    """Local file and sha256 of the data set's classifier; see `kept.get_or_train`."""
+    return kept.get_or_train(known.DOMAIN, dataset, store, train)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -136,7 +102,7 @@ def train(dataset: Dataset) -> tuple[bytes, dict[str, Any]]:
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("domain-extractor"))
         network = DomainNetwork(channels, side, len(classes))
-        _fit(network, images, labels)
+        fit(network, images, labels, STEPS, torch.Generator().manual_seed(derive_seed("domain-extractor", "batches")))
         accuracy = _test_accuracy(network, dataset, task, classes)
     facts = {"task": task, "classes": len(classes), "images": count, "test_accuracy": accuracy}
     log.info("trained the domain extractor: %s", ", ".join(f"{name} {value}" for name, value in facts.items()))
@@ -162,13 +128,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fit(network: DomainNetwork, images: Tensor, labels: Tensor) -> None:
+def fit(network: DomainNetwork, images: Tensor, labels: Tensor, steps: int, draws: torch.Generator) -> None:
     """Minimise cross-entropy over random shifts of the images; leaves the network in eval mode."""
-    draws = torch.Generator().manual_seed(derive_seed("domain-extractor", "batches"))
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     network.train()
-    for _ in trange(STEPS, desc="domain extractor", unit="step", leave=False, disable=None):
+    for _ in trange(steps, desc="domain extractor", unit="step", leave=False, disable=None):
         rows = torch.randint(len(images), (BATCH,), generator=draws)
         loss = F.cross_entropy(network(_shifted(images[rows], draws))[1], labels[rows], label_smoothing=0.05)
         optimizer.zero_grad()

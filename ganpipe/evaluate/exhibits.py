@@ -217,32 +217,15 @@ def mode_shares(generated: Features, reference: Reference) -> list[ClassShare]:
 # --- through the latents -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Between(SampleRng):
-    """Draws on the way from samples `indices` to samples `ends` of the seed.
-
-    Row i stands at the share `way[i]` of a quarter turn from the one normal draw to the other, and so is a standard
-    normal draw itself. What is no number to turn (a class, a piece of the prior) stays that of the start.
-    """
-
-    ends: Sequence[int]
-    way: Sequence[float]
-
-    def normal(self, name: str, n: int, shape: Sequence[int] = ()) -> Tensor:
-        start = super().normal(name, n, shape)
-        end = SampleRng(self.seed, self.ends, self.device).normal(name, n, shape)
-        angle = torch.tensor(self.way, device=self.device).view(n, *[1] * len(shape)) * (math.pi / 2)
-        return angle.cos() * start + angle.sin() * end
-
-
 @torch.no_grad()
 def interpolations(loaded: LoadedGenerator, seed: int, device: torch.device) -> Tensor:
     """STEPS samples on the way from sample 2 i to sample 2 i + 1 of the seed, for each of PATHS: as the recipe makes
     them, (PATHS * STEPS, ...)."""
     rows = [(2 * path, 2 * path + 1, step / (STEPS - 1)) for path in range(PATHS) for step in range(STEPS)]
     starts, ends, way = (list(values) for values in zip(*rows, strict=True))
-    request = Request(Between(seed, starts, device, ends, way), len(rows))
-    return loaded.gan.sample(loaded.module, request).float()
+    here, there = (SampleRng(seed, numbers, device) for numbers in (starts, ends))
+    request = Request(here, len(rows))
+    return loaded.gan.between(loaded.module, request, (here, there), torch.tensor(way, device=device)).float()
 
 
 def browsed(loaded: LoadedGenerator, device: torch.device) -> Frames:

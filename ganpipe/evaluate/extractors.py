@@ -26,8 +26,8 @@ from ..prepare.manifest import Dataset
 from ..settings import Settings
 from ..spec import Mixture, sampled
 from ..storage import Store, sha256_of_bytes
-from . import domain
-from .known import INCEPTION, KNOWN, OWN_INCEPTION, is_module
+from . import domain, triples
+from .known import DOMAIN, INCEPTION, KNOWN, OF_DATA, OWN_INCEPTION, TRIPLES, is_module
 from .protocol import POINT_EXTRACTOR
 from .weights import Weights, find_file, read_state
 
@@ -67,6 +67,34 @@ class DomainExtractor(FeatureExtractorBase):
     def forward(self, images_NCHW: Tensor) -> tuple[Tensor, ...]:
         features, logits = self.network(domain.pooled(images_NCHW))
         return tuple({"features": features, "logits": logits}[name] for name in self.features_list)
+
+
+class TriplesExtractor(FeatureExtractorBase):
+    """The reader of `triples.py`: features (N, 96) of uint8 images (N, 3, H, W). In place of logits: (N, 30), for each
+    channel and digit the log of its probability over that of the threshold."""
+
+    feature_dim = 3 * domain.FEATURES
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: Path | str, **_: Any):
+        super().__init__(name, features_list)
+        self.reader, self.log_threshold = triples.load(feature_extractor_weights_path)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("features", "log_ratios")
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "log_ratios" if metric == LABELLED_METRIC else "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def forward(self, images_N3HW: Tensor) -> tuple[Tensor, ...]:
+        features, log_N3K = self.reader(domain.pooled(images_N3HW))
+        log_ratios = log_N3K.flatten(1) - self.log_threshold
+        return tuple({"features": features, "log_ratios": log_ratios}[name] for name in self.features_list)
 
 
 class InceptionExtractor(FeatureExtractorInceptionV3):
@@ -181,13 +209,16 @@ class ModuleExtractor(FeatureExtractorBase):
         return features.float(), features.new_empty(shape[0], 0, dtype=torch.float32)
 
 
-EXTRACTORS: dict[str, type[DomainExtractor] | type[InceptionExtractor] | type[PointExtractor]] = {
-    "domain": DomainExtractor,
+EXTRACTORS: dict[
+    str, type[DomainExtractor] | type[TriplesExtractor] | type[InceptionExtractor] | type[PointExtractor]
+] = {
+    DOMAIN: DomainExtractor,
+    TRIPLES: TriplesExtractor,
     INCEPTION: InceptionExtractor,
     OWN_INCEPTION: InceptionExtractor,
     POINT_EXTRACTOR: PointExtractor,
 }
-"""Those that return logits or distances besides features."""
+"""Those that return more than features: logits, distances, log ratios."""
 
 
 def registered_name(extractor: str) -> str:
@@ -253,15 +284,17 @@ def feature_dim(extractor: FeatureExtractorBase, shape: tuple[int, ...], device:
 def find_weights(
     extractor: str, dataset: Dataset | None, store: Store, settings: Settings, given: Path | None = None
 ) -> Weights:
-    """The weights to measure this data set with; the domain classifier is trained when nobody did so before.
+    """The weights to measure this data set with; a classifier of its own is trained when nobody did so before.
 
     `given` is a file to take. Raises InputError saying where weights can be put, or why there can be none.
     """
-    if extractor in ("domain", POINT_EXTRACTOR):
+    if extractor in OF_DATA:
         if dataset is None:
             raise InputError(f"extractor {extractor} is made from a prepared data set, and there is none")
-        if extractor == "domain":
+        if extractor == DOMAIN:
             return Weights(extractor, *domain.get_or_train(dataset, store))
+        if extractor == TRIPLES:
+            return Weights(extractor, *triples.get_or_train(dataset, store))
         if (mixture := sampled(dataset.spec()).mixture) is None:
             raise InputError(
                 f"data set {dataset.digest[:12]} holds no points of known modes; leave out evaluate.extractor"

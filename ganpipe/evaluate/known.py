@@ -1,7 +1,7 @@
 """Feature extractors by name: what is known of them without loading any. Imports no torch.
 
-Ours are `inception`, `domain` and `point`; the others are those that torch-fidelity registers, and any torch module by
-`package.module:factory`.
+Ours are `inception`, `domain`, `triples` and `point`; the others are those that torch-fidelity registers, and any torch
+module by `package.module:factory`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from ..errors import InputError
 
 INCEPTION = "inception"
+DOMAIN = "domain"
+POINT = "point"
+TRIPLES = "triples"
+OF_DATA = frozenset({DOMAIN, POINT, TRIPLES})
+"""Those that are made from the data set itself."""
 OWN_INCEPTION = "inception-v3-compat"
 """The same network with weights of one's own: torch-fidelity's name for it."""
 MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -43,8 +48,9 @@ def _clip(name: str, feature_dim: int, side: int, sha256: str) -> Known:
 
 KNOWN: dict[str, Known] = {
     INCEPTION: _resized(2048, 299, "weights-inception-2015-12-05-6726825d.pth", "6726825d", classifies=True),
-    "domain": Known(32, "average pooling to at most 32 px", classifies=True),
-    "point": Known(2, "none"),
+    DOMAIN: Known(32, "average pooling to at most 32 px", classifies=True),
+    TRIPLES: Known(3 * 32, "average pooling to at most 32 px"),
+    POINT: Known(2, "none"),
     OWN_INCEPTION: _resized(2048, 299, classifies=True),
     "vgg16": _resized(4096, 224, "vgg16-397923af.pth", "397923af"),
     **{

@@ -39,10 +39,15 @@ OF_CLASSES = frozenset({"is", "entropy_marginal", "entropy_conditional"})
 LABEL_METRICS: dict[str, bool] = {"label_accuracy": False}
 """Those of a generator that is asked for classes: `label_accuracy` is the share of its samples that the `domain`
 classifier, which no training saw, reads as the class asked for."""
-POINT_EXTRACTOR = "point"
+POINT_EXTRACTOR = known.POINT
 MODE_OVERLAP = "mode_overlap"
-MODE_METRICS: dict[str, bool] = {MODE_OVERLAP: False, "modes": False, "high_quality": False}
-"""Name of every metric of points whose modes are known -> whether lower is better; see `modes.py`."""
+OF_MODES: dict[str, dict[str, bool]] = {
+    known.POINT: {MODE_OVERLAP: False, "modes": False, "high_quality": False},
+    known.TRIPLES: {"modes": False, "mode_kl": True, "confident": False},
+}
+"""Extractor of data whose modes are known -> name of every metric of theirs -> whether lower is better; see
+`modes.py`."""
+MODE_METRICS: dict[str, bool] = {name: lower for metrics in OF_MODES.values() for name, lower in metrics.items()}
 SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
 """Fields of a protocol that its format 1 had not."""
 STANDARD_EXTRACTOR = known.INCEPTION
@@ -242,7 +247,7 @@ def metric_names(extractor: str, labelled: bool = False) -> dict[str, bool]:
         for base, lower in {**METRICS, **(LABEL_METRICS if labelled and extractor == "domain" else {})}.items()
         if base not in OF_CLASSES or known.classifies(extractor)
     }
-    return {**MODE_METRICS, **of_features} if extractor == POINT_EXTRACTOR else of_features
+    return {**OF_MODES.get(extractor, {}), **of_features}
 
 
 def base_name(metric: str) -> str | None:

@@ -29,14 +29,20 @@ from .by_class import by_class
 from .fidelity import Features, NotFinite, chunked
 from .frechet import Distances, Gaussian, at_infinity, mean_part, moments
 from .manifold import manifold, radii
-from .modes import mode_scores
-from .protocol import MODE_METRICS, POINT_EXTRACTOR, Protocol, base_name, metric_names
+from .modes import mode_scores, triple_scores
+from .protocol import MODE_METRICS, Protocol, base_name, metric_names
 from .resampling import Estimate, estimate, without_bias
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "kid": (-math.inf, math.inf),
     "is": (1, math.inf),
-    **dict.fromkeys(("precision", "recall", "coverage", "label_accuracy", "mode_overlap", "high_quality"), (0, 1)),
+    **dict.fromkeys(
+        (
+            *("precision", "recall", "coverage", "label_accuracy"),
+            *("mode_overlap", "high_quality", "confident"),
+        ),
+        (0, 1),
+    ),
 }
 """Least and largest possible value of a metric, by its base name; 0 and infinity where it is missing."""
 
@@ -125,14 +131,14 @@ def _made(make: Callable[[], Features]) -> Features | None:
 
 def measure(generated: Features, reference: Reference, protocol: Protocol) -> Measured:
     """Every metric of the protocol's extractor, by its full name: generated (or control) rows against real."""
-    n, of_points = len(generated), protocol.extractor == POINT_EXTRACTOR
+    n = len(generated)
     blocks = min(n, protocol.blocks)
     halves = resampling.half_samples(blocks) if n >= 2 * protocol.blocks else None
     scores: dict[str, float] = {}
     estimates: dict[str, Estimate] = {}
     parts: list[Callable[[Features, Reference, Protocol, int, Tensor | None], Part]] = [_frechet, _kernel]
-    if of_points:
-        parts.append(mode_scores_of)
+    if protocol.extractor in SCORES_OF_MODES:
+        parts.append(_modes)
     elif known.classifies(protocol.extractor):
         parts.append(_entropies)
     if generated.classes is not None and reference.classes:
@@ -263,13 +269,20 @@ def _label_accuracy(generated: Features, reference: Reference, _: Protocol, bloc
     return {"label_accuracy": accuracy}, {"label_accuracy": estimate(accuracy, resampling.shares(right_N, halves))}
 
 
-def mode_scores_of(generated: Features, _: Reference, __: Protocol, blocks: int, halves: Tensor | None) -> Part:
-    """Points have the distances to their modes where images have logits."""
-    scores = mode_scores(generated.logits_NK)
+SCORES_OF_MODES: dict[str, Callable[[Tensor], dict[str, float]]] = {
+    known.POINT: mode_scores,
+    known.TRIPLES: triple_scores,
+}
+"""Extractor -> scores of what it returns in the place of logits."""
+
+
+def _modes(generated: Features, _: Reference, protocol: Protocol, blocks: int, halves: Tensor | None) -> Part:
+    scored = SCORES_OF_MODES[protocol.extractor]
+    scores = scored(generated.logits_NK)
     if halves is None:
         return scores, {}
     block_N = torch.arange(len(generated)) % blocks
-    of_halves = [mode_scores(generated.logits_NK[half[block_N]]) for half in halves]
+    of_halves = [scored(generated.logits_NK[half[block_N]]) for half in halves]
     return scores, {name: estimate(value, [half[name] for half in of_halves]) for name, value in scores.items()}
 
 

@@ -82,8 +82,7 @@ def score_images(
     extractor = _extractor(extractor, protocol, wanted, dataset, real)
     if weights is not None and (extractor not in known.KNOWN or extractor in WITHOUT_FILE):
         raise InputError(f"--weights: extractor {extractor} takes no file of weights; leave it out")
-    of_data = extractor in ("domain", POINT_EXTRACTOR)
-    found = None if of_data else find_weights(extractor, None, store, settings, weights)
+    found = None if extractor in known.OF_DATA else find_weights(extractor, None, store, settings, weights)
     if wanted is not None and count not in (None, wanted.n_generated):
         raise InputError(f"--n is {count}, and --protocol {protocol} fixes it at {wanted.n_generated}; leave out --n")
     count = wanted.n_generated if wanted else count
@@ -125,9 +124,9 @@ def _extractor(
         )
     if points != (extractor == POINT_EXTRACTOR):
         raise InputError(f"--extractor {extractor} does not go with REAL {real}: points have `point`, images others")
-    if extractor == "domain" and dataset is None:
+    if extractor in known.OF_DATA and dataset is None:
         raise InputError(
-            f"--extractor domain is a classifier of a prepared data set, trained on a part of it that no score is "
+            f"--extractor {extractor} is a classifier of a prepared data set, trained on a part of it that no score is "
             f"measured on, and REAL {real} is none: run `ganpipe prepare CONFIG` on these images and name the digest "
             "that it prints, or take another extractor"
         )

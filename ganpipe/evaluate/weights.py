@@ -30,6 +30,7 @@ ORIGINS = {INCEPTION: " from the releases of torch-fidelity", "vgg16": " from do
 """Where official files are to be had, for messages."""
 WITHOUT_FILE = {
     "domain": "it is trained on the data set itself",
+    "triples": "it is trained on the data set itself",
     "point": "the coordinates are the features",
     **{name: "torch.hub loads it, and only from its own cache" for name in KNOWN if name.startswith("dinov2")},
 }

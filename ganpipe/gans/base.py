@@ -164,6 +164,16 @@ class GAN(ABC):
         A condition that the request lacks is drawn: classes by `request.labels`.
         """
 
+    def between(
+        self, generator: nn.Module, request: Request, ends: tuple[SampleRng, SampleRng], way_N: Tensor
+    ) -> Samples:
+        """Samples on the way from the latents that one stream draws to those of the other, row i at the share way_N[i].
+
+        All else is as the request says, and does not change on the way: conditions, and what its own stream draws.
+        Raises InputError when the recipe has no latents.
+        """
+        raise InputError(f"the recipe {self.config.name} draws no latents that samples could lie between")
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
         """Recipe state that affects the next step: {"shared": equal on all ranks, "rank": this rank's own}."""
         return {"shared": {}, "rank": {}}

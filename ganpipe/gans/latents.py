@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +69,17 @@ class LatentGAN(GAN):
 
         Equally long ones take over: on the digits every piece of twenty then collapsed to one image.
         """
-        normal_NZ = rng.normal("latents", n, (self.config.latent_dim,)) * truncation
+        return self._in_piece(self._normal(rng, n) * truncation, rng)
+
+    def _normal(self, rng: StepRng | SampleRng, n: int) -> Tensor:
+        return rng.normal("latents", n, (self.config.latent_dim,))
+
+    def _in_piece(self, normal_NZ: Tensor, rng: StepRng | SampleRng) -> Tensor:
+        """With the coordinates of the pieces that `rng` draws."""
         count = self.config.latent_components
         if not count:
             return normal_NZ
-        component_N = rng.integers("component", n, 0, count)
+        component_N = rng.integers("component", len(normal_NZ), 0, count)
         return torch.cat([normal_NZ, self.config.latent_dim**0.5 / 2 * F.one_hot(component_N, count).float()], dim=1)
 
     def sample(self, generator: nn.Module, request: Request) -> Samples:
@@ -81,3 +89,12 @@ class LatentGAN(GAN):
         if not isinstance(generator, LabelledGenerator):
             return generator(latents_NZ)
         return generator(latents_NZ, request.labels(generator.classes))
+
+    def between(
+        self, generator: nn.Module, request: Request, ends: tuple[SampleRng, SampleRng], way_N: Tensor
+    ) -> Samples:
+        """By a quarter turn from one normal draw to the other: every step is a draw of the prior, whose piece stays."""
+        start_NZ, end_NZ = (self._normal(rng, request.n) for rng in ends)
+        angle_N1 = way_N[:, None] * (math.pi / 2)
+        normal_NZ = (angle_N1.cos() * start_NZ + angle_N1.sin() * end_NZ) * request.truncation
+        return self.sample(generator, replace(request, latents=self._in_piece(normal_NZ, request.rng)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import losses
 from ..networks import stylegan2
 from ..options import Adam, OptimizersConfig, Rate
-from ..rng import generator_for
+from ..rng import SampleRng, generator_for
 from ..schedule import Schedule
 from ..spec import DataSpec, class_count, image_shape
 from .base import Batch, Loss, Networks, Request, Samples, Step, judged
@@ -144,7 +144,27 @@ class StyleGAN2(LatentGAN):
         assert isinstance(generator, stylegan2.Generator)
         latents_NZ = self.latents(request.rng, request.n) if request.latents is None else request.latents
         label_N = request.labels(generator.classes) if generator.classes else None
-        styles_NV = generator.mapping(latents_NZ, label_N)
+        return self._drawn(generator, generator.mapping(latents_NZ, label_N), latents_NZ, label_N, request)
+
+    def between(
+        self, generator: nn.Module, request: Request, ends: tuple[SampleRng, SampleRng], way_N: Tensor
+    ) -> Samples:
+        """By a straight line between styles, whose space has no shell to keep to (arXiv:1812.04948, Sec. 4.1)."""
+        assert isinstance(generator, stylegan2.Generator)
+        label_N = request.labels(generator.classes) if generator.classes else None
+        start_NZ, end_NZ = (self._in_piece(self._normal(rng, request.n), request.rng) for rng in ends)
+        start_NV, end_NV = (generator.mapping(latents_NZ, label_N) for latents_NZ in (start_NZ, end_NZ))
+        return self._drawn(generator, torch.lerp(start_NV, end_NV, way_N[:, None]), start_NZ, label_N, request)
+
+    def _drawn(
+        self,
+        generator: stylegan2.Generator,
+        styles_NV: Tensor,
+        latents_NZ: Tensor,
+        label_N: Tensor | None,
+        request: Request,
+    ) -> Samples:
+        """Images of styles, truncated as the request says; the latents and labels tell their centres."""
         if request.truncation != 1:
             styles_NV = torch.lerp(self._centres(generator, latents_NZ, label_N), styles_NV, request.truncation)
         styles_NLV = styles_NV[:, None].expand(-1, generator.style_count, -1)

@@ -13,6 +13,7 @@ from ..config import RunConfig
 from ..prepareconfig import PointsConfig, PrepareConfig
 from ..refs import DatasetRef
 from ..settings import Settings
+from ..sourceconfig import StackedDigitsSource
 from ..storage import Store, open_store, scratch_folder
 from . import index
 from .checks import check_rows
@@ -51,10 +52,17 @@ def _prepare(config: RunConfig, prepare: PrepareConfig, settings: Settings, stor
     from .earlier import Earlier
 
     log.info("preparing %s", found.place)
-    earlier = Earlier.find(settings.home / "index", store, prepare)
+    earlier = None
     with scratch_folder(settings.local_folder("work"), "prepare-") as work:
         (copies := work / "source").mkdir()
-        rows = decode(found.load(copies), prepare, work / "pixels", earlier)
+        if isinstance(prepare.source, StackedDigitsSource):
+            from .digits import stacked
+
+            single = decode(found.load(copies), prepare.model_copy(update={"channels": 1}), work / "digits")
+            rows = stacked(single, prepare, prepare.source, work / "pixels")
+        else:
+            earlier = Earlier.find(settings.home / "index", store, prepare)
+            rows = decode(found.load(copies), prepare, work / "pixels", earlier)
         ref = _publish(rows, config, store, work / "shards")
     index.record(settings.home / "index", prepare, found, ref.digest, rows.skipped, rows.keys, rows.hashes)
     log.info(

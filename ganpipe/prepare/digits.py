@@ -1,19 +1,29 @@
-"""scikit-learn's digits: real data that is on every machine."""
+"""scikit-learn's digits: real data that is on every machine; alone, and three of them as the channels of an image."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..sourceconfig import DigitsSource
+from ..prepareconfig import PrepareConfig
+from ..sourceconfig import DigitsSource, StackedDigitsSource
+from ..spec import MODES_OF_TRIPLES
 from .found import Columns, Contents, Found, Picture, Stat
 
+if TYPE_CHECKING:
+    from .decode import Rows
 
-def digits(source: DigitsSource) -> Found:
+DRAWS = 4096
+"""Candidates that are drawn at a time."""
+
+
+def digits(source: DigitsSource | StackedDigitsSource) -> Found:
     """scikit-learn's 8x8 digits: values 0 to 16 scaled to 0 to 255, classes "0" to "9"."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
@@ -39,3 +49,57 @@ def _load(work: Path) -> Contents:
 
     columns = Columns(bunch.target.tolist(), tuple(map(str, bunch.target_names)))
     return Contents(len(bunch.images), pictures, columns)
+
+
+def stacked(digits: Rows, config: PrepareConfig, source: StackedDigitsSource, spool: Path) -> Rows:
+    """Triples of the digits, with their pixels in the file `spool`; the same for a seed on every machine.
+
+    Digits are split by their content, and so are triples: a triple is drawn from one split's digits, and kept when its
+    own content falls into that split. A split that is chosen as often as any other is then as large as it should be.
+    Raises InputError when a split lacks one of the ten digits.
+    """
+    import numpy as np
+
+    from .decode import Rows
+    from .shards import split_of
+
+    fractions = config.test_fraction, config.extractor_fraction
+    labels = digits.columns.labels or []
+    found: dict[str, list[list[int]]] = {}
+    for row, (content, label) in enumerate(zip(digits.hashes, labels, strict=True)):
+        found.setdefault(split_of(content, *fractions), [[] for _ in range(10)])[label].append(row)
+    for split, rows in found.items():
+        if not all(rows):
+            field = "test_fraction" if split == "test" else "extractor_fraction"
+            raise InputError(
+                f"prepare.{field} {getattr(config, field)} leaves no {rows.index([])} among the digits of the {split} "
+                "split, of which triples are to be made; raise it"
+            )
+    splits = sorted(found)
+    generator = np.random.Generator(np.random.PCG64(source.seed))
+    hashes: list[bytes] = []
+    modes: list[int] = []
+    with spool.open("wb") as stream:
+        while len(hashes) < source.images:
+            split_B = generator.integers(len(splits), size=DRAWS)
+            digit_B3 = generator.integers(10, size=(DRAWS, 3))
+            share_B3 = generator.random((DRAWS, 3))
+            for number, triple, shares in zip(split_B, digit_B3, share_B3, strict=True):
+                rows = [found[splits[number]][digit] for digit in triple]
+                chosen = [of_digit[int(share * len(of_digit))] for of_digit, share in zip(rows, shares, strict=True)]
+                pixels = np.concatenate(digits.values[chosen]).tobytes()
+                content = hashlib.sha256(pixels).digest()
+                if split_of(content, *fractions) == splits[number] and len(hashes) < source.images:
+                    stream.write(pixels)
+                    hashes.append(content)
+                    modes.append(int(triple @ (100, 10, 1)))
+    shape = (3, *digits.values.shape[2:])
+    return Rows(
+        keys=hashes,
+        hashes=hashes,
+        columns=Columns(modes, MODES_OF_TRIPLES),
+        values=np.memmap(spool, np.uint8, "r", shape=(len(hashes), *shape)),
+        column=digits.column.model_copy(update={"shape": shape}),
+        decoded=digits.decoded,
+        skipped=0,
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 from ..prepareconfig import AnyPrepareConfig, PrepareConfig
 from ..spec import Column
 from .decode import Rows
-from .manifest import FORMAT, DataManifest, Table, offsets_name
+from .manifest import FORMAT, SPLITS, DataManifest, Table, offsets_name
 
 SHARD_BYTES = 256 << 20
 COPY_BYTES = 4 << 20
@@ -63,11 +65,15 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
 def split_bounds(hashes: list[bytes], test_fraction: float, extractor_fraction: float) -> dict[Any, tuple[int, int]]:
     """Stretches of the sorted sha256 `hashes`, by split: the rule is `manifest.Table`'s."""
 
-    def rows_below(fraction: float) -> int:
-        return sum(int.from_bytes(digest[:8], "big") / 2**64 < fraction for digest in hashes)
+    rows = Counter(split_of(digest, test_fraction, extractor_fraction) for digest in hashes)
+    stops = [0, *accumulate(rows[split] for split in SPLITS)]
+    return dict(zip(SPLITS, pairwise(stops), strict=True))
 
-    test, extractor = rows_below(test_fraction), rows_below(test_fraction + extractor_fraction)
-    return {"test": (0, test), "extractor": (test, extractor), "train": (extractor, len(hashes))}
+
+def split_of(content: bytes, test_fraction: float, extractor_fraction: float) -> str:
+    """The split of a row by the sha256 of its content."""
+    share = int.from_bytes(content[:8], "big") / 2**64
+    return "test" if share < test_fraction else "extractor" if share < test_fraction + extractor_fraction else "train"
 
 
 def row_identity(content: bytes, label: int, caption: bytes | None) -> bytes:

@@ -18,6 +18,7 @@ CLOCK_TICK_SECONDS = 0.02
 
 SOURCES: dict[str, Callable[[Any], Found]] = {
     "digits": digits,
+    "stacked_digits": digits,
     "folder": folder,
     "archive": archive,
     "s3": s3,

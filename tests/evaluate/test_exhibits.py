@@ -21,7 +21,6 @@ from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
 from ganpipe.refs import Decision
 from ganpipe.register import card, pages, registry
-from ganpipe.rng import SampleRng
 from ganpipe.sample import LoadedGenerator, draw_images, load_generator, to_uint8
 from ganpipe.settings import Settings
 from ganpipe.storage import Store, open_store
@@ -78,19 +77,6 @@ def test_modes_are_counted_by_the_nearest() -> None:
     assert [(share.name, share.real, share.generated) for share in shares] == [
         ("mode 1", 0.5, 0.5), ("mode 2", 0.25, 0.5), ("mode 3", 0.25, 0),
     ]  # fmt: skip
-
-
-def test_every_step_of_an_interpolation_is_a_normal_draw() -> None:
-    n, device = 64, torch.device("cpu")
-    way = [step / 3 for step in range(4)]
-    rng = exhibits.Between(7, [0] * 4, device, [1] * 4, way)
-    steps = rng.normal("latents", 4, (4000,))
-    ends = SampleRng(7, [0, 1], device).normal("latents", 2, (4000,))
-    assert torch.equal(steps[0], ends[0]) and torch.allclose(steps[3], ends[1], atol=1e-6)
-    assert steps.std(1).tolist() == pytest.approx([1] * 4, abs=0.04)
-    many = exhibits.Between(7, list(range(n)), device, list(range(n, 2 * n)), [0.5] * n)
-    start = SampleRng(7, list(range(n)), device)
-    assert torch.equal(many.integers("piece", n, 0, 5), start.integers("piece", n, 0, 5))
 
 
 def test_interpolations_begin_and_end_at_samples(made: tuple[process.Scorer, LoadedGenerator]) -> None:

@@ -245,7 +245,7 @@ def test_weights_of_ones_own_are_kept_by_the_extractors_name(
 
 def test_what_is_known_is_what_torch_fidelity_has() -> None:
     theirs = {name for name in FEATURE_EXTRACTORS_REGISTRY if not name.startswith("ganpipe-")}
-    assert theirs == set(KNOWN) - {"inception", "domain", "point"}
+    assert theirs == set(KNOWN) - {"inception", "domain", "triples", "point"}
     assert {name: KNOWN[name].sha256 for name in MODEL_METADATA} == {
         name: facts["hash"] for name, facts in MODEL_METADATA.items()
     }

@@ -85,6 +85,8 @@ def test_points_are_drawn_and_written(weights: Path, tmp_path: Path, capsys: pyt
     assert Image.open(tmp_path / "x.png").size == (plane.PIXELS, plane.PIXELS)
     assert main(["generate", str(weights), "--n", "30", "--out", f"{tmp_path}/x.jpg"]) == 2
     assert ".csv" in capsys.readouterr().err
+    assert main(["generate", str(weights), "--interpolate", "3", "--out", f"{tmp_path}/x.gif"]) == 2
+    assert "--interpolate: this generator makes points" in capsys.readouterr().err
 
 
 @pytest.mark.slow
