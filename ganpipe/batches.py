@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .gans.base import Batch
+from .gans.base import WRONG_CAPTION, Batch
 from .prepare.manifest import Dataset, Ragged
 from .rng import generator_for
 from .sample import to_float
 from .spec import Column
+from .wrongtext import WrongTexts
 
 RESIDENT_SHARE = 0.25
 """Data is kept on the device when it takes at most this share of the memory that is free there."""
@@ -34,7 +35,7 @@ class Batches:
     ):
         """`mirror` turns every image left to right with probability 1/2, all images of a row together.
 
-        Raises InputError when the data set lacks a column, or rows.
+        WRONG_CAPTION is made of the others. Raises InputError when the data set lacks a column, or rows.
         """
         self.seed = seed
         self.device = device
@@ -51,7 +52,8 @@ class Batches:
                     if described.columns[name].ragged
                     else _place(dataset.column(name, split, table), device)
                 )
-        if missing := set(columns) - set(self.columns):
+        self.wrong = WrongTexts(dataset, split, seed) if WRONG_CAPTION in columns else None
+        if missing := set(columns) - set(self.columns) - {WRONG_CAPTION}:
             raise InputError(
                 f"the recipe needs the columns {sorted(missing)}, the data set has {sorted(dataset.spec())}"
             )
@@ -64,6 +66,9 @@ class Batches:
         indices = {table: self._indices(table, position + rows.start, rows.stop - rows.start) for table in self.sizes}
         assert rows.stop <= global_batch
         batch = {name: self._gather(name, indices[table]) for name, table in self.tables.items()}
+        if self.wrong is not None:
+            others = self.wrong.rows(position, global_batch, rows, indices[self.tables["caption"]])
+            batch[WRONG_CAPTION] = self._gather("caption", others)
         if self.mirror:
             flips = {table: self._flips(table, position, global_batch)[rows] for table in self.sizes}
             for name, table in self.tables.items():

@@ -72,6 +72,19 @@ class LoadedGenerator:
                 raise InputError(f"there is no class {label!r}; the {len(self.classes)} classes are {self._listed()}")
         return [numbers[str(label)] for label in asked]
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether it can be asked for a text."""
+        return "caption" in self.gan.columns(self.spec)
+
+    def texts(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The texts themselves. Raises InputError when it cannot be asked for one of them, or for any."""
+        if asked and not self.takes_text:
+            raise InputError(f"text {asked[0]!r}: this generator was trained without captions; leave the text out")
+        for text in dict.fromkeys(asked):
+            self.gan.check_text(text)
+        return tuple(asked)
+
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:LISTED])
         return f"{shown}, ... (number {LISTED} and on)" if len(self.classes) > LISTED else shown
@@ -137,20 +150,26 @@ def draw(
     label: Sequence[int] | None = None,
     chunk: int = CHUNK,
     truncation: float = 1.0,
+    caption: Sequence[str] | None = None,
 ) -> Iterator[Tensor]:
     """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
 
-    The generator must be in eval mode. `label` holds one class number per index, and without it a generator of classes
-    draws one, each as likely as any other; `truncation` scales the latents.
+    The generator must be in eval mode. `label` holds one class number per index, `caption` one text; without them a
+    generator of classes draws one, each as likely as any other, and a generator of texts one of its examples.
+    `truncation` scales the latents.
     """
     for start in range(0, len(indices), chunk):
         wanted = list(indices[start : start + chunk])
         padded = wanted + wanted[-1:] * (chunk - len(wanted))
-        labels = None
+        labels = texts = None
         if label is not None:
             part = list(label[start : start + chunk])
             labels = torch.tensor(part + part[-1:] * (chunk - len(part)), device=device)
-        request = Request(SampleRng(seed, padded, torch.device(device)), chunk, label=labels, truncation=truncation)
+        if caption is not None:
+            said = list(caption[start : start + chunk])
+            texts = tuple(said + said[-1:] * (chunk - len(said)))
+        rng = SampleRng(seed, padded, torch.device(device))
+        request = Request(rng, chunk, label=labels, caption=texts, truncation=truncation)
         yield gan.sample(generator, request)[: len(wanted)].float()
 
 
@@ -161,9 +180,12 @@ def draw_images(
     n: int,
     device: torch.device | str = "cpu",
     label: Sequence[int] | None = None,
+    caption: Sequence[str] | None = None,
 ) -> Tensor:
-    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU; `label` holds n class numbers."""
-    return torch.cat([to_uint8(part).cpu() for part in draw(gan, generator, seed, range(n), device, label)])
+    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU; `label` holds n class numbers, `caption` n
+    texts."""
+    parts = draw(gan, generator, seed, range(n), device, label, caption=caption)
+    return torch.cat([to_uint8(part).cpu() for part in parts])
 
 
 def draw_points(gan: GAN, generator: nn.Module, seed: int, n: int, device: torch.device | str = "cpu") -> Tensor:
