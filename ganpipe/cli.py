@@ -94,6 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0)
     meaning = "by name or number; several times: each has its share; never: drawn, each as likely as any other"
     added.add_argument("--label", metavar="CLASS", action="append", default=[], help=meaning)
+    meaning = "like 'a bold seven leaning left'; several times: each has its share; never: some that it was trained on"
+    added.add_argument("--text", metavar="TEXT", action="append", default=[], help=meaning)
     added.add_argument(
         "--out", metavar="PATH", required=True, help="x.png: one picture; x.csv: points; otherwise a folder of files"
     )

@@ -213,9 +213,9 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
 
     weights = register.resolve(args.model, settings)
     path = Path(args.out).expanduser()
-    generated.write(sample.load_generator(weights), args.seed, args.n, path, args.label)
+    generated.write(sample.load_generator(weights), args.seed, args.n, path, args.label, args.text)
     result = {"path": str(path.resolve()), "n": args.n, "seed": args.seed, "weights": str(weights)}
-    result |= {"label": args.label} if args.label else {}
+    result |= {name: asked for name in ("label", "text") if (asked := getattr(args, name))}
     return Outcome(result, f"{args.n} samples: {path}")
 
 

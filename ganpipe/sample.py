@@ -64,7 +64,8 @@ class LoadedGenerator:
         Raises InputError listing the classes when there is no such class, or none at all.
         """
         if asked and not self.classes:
-            raise InputError(f"label {asked[0]!r}: this generator was trained without labels; leave the label out")
+            rather = "ask it for a text" if self.takes_text else "leave the label out"
+            raise InputError(f"label {asked[0]!r}: this generator was trained without labels; {rather}")
         numbers = {str(number): number for number in range(len(self.classes))}
         numbers |= {name: number for number, name in enumerate(self.classes)}
         for label in asked:
@@ -80,7 +81,8 @@ class LoadedGenerator:
     def texts(self, asked: Sequence[str]) -> tuple[str, ...]:
         """The texts themselves. Raises InputError when it cannot be asked for one of them, or for any."""
         if asked and not self.takes_text:
-            raise InputError(f"text {asked[0]!r}: this generator was trained without captions; leave the text out")
+            rather = "ask it for a label" if self.classes else "leave the text out"
+            raise InputError(f"text {asked[0]!r}: this generator was trained without captions; {rather}")
         for text in dict.fromkeys(asked):
             self.gan.check_text(text)
         return tuple(asked)

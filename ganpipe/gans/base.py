@@ -22,7 +22,7 @@ Batch = Mapping[str, Tensor]
 """Columns by name, rows first: image float in [-1, 1] NCHW, label int64 N, caption uint8 NL (UTF-8, filled up with 0),
 wrong_caption like it, tokens int64 NL, point float ND."""
 WRONG_CAPTION = "wrong_caption"
-"""Column made of the others: another row's caption, wrong for this row's image; see `wrongtext.py`."""
+"""Column made of the others: another row's caption, wrong for this row's image; see `wording.py`."""
 
 MENDED = {
     "label": "name their column in prepare.source.label_column, or put image files into a sub-folder for each class",

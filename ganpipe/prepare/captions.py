@@ -95,5 +95,13 @@ def _phrased(template: str, meaning: Sequence[int], draw: int) -> str:
 
 def version() -> str:
     """Changes whenever a caption may."""
-    said = [VALUES, SYNONYMS, [[*key, *texts] for key, texts in PHRASINGS.items()]]
+    return _digest([VALUES, SYNONYMS, [[*key, *texts] for key, texts in PHRASINGS.items()]])
+
+
+def held_out_version() -> str:
+    """Changes whenever a caption of the evaluation may."""
+    return _digest([VALUES, SYNONYMS, HELD_OUT])
+
+
+def _digest(said: object) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
