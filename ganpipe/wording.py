@@ -43,8 +43,8 @@ class Wording:
         """Raises InputError when there is an image that no caption is wrong for."""
         if len(self.kinds) < 2 or (self.known and not all(map(len, self.far))):
             raise InputError(
-                "gan.wrong_text needs captions that are wrong for an image, and all captions of the data say the same of "
-                "some image; set gan.wrong_text to 0, or give other captions"
+                "gan.wrong_text needs captions that are wrong for an image, and the data has images for which none is: "
+                "all captions say the same; set gan.wrong_text to 0, or give other captions"
             )
 
     def right(self, position: int, global_batch: int, rows: slice, indices: np.ndarray) -> np.ndarray:
