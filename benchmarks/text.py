@@ -4,7 +4,7 @@
 
 Every run goes through the stages that `ganpipe run` calls; its best snapshot is asked in phrasings that training never
 saw (`ganpipe/evaluate/told.py`). The digit is read by the `domain` classifier, which no training saw, weight and slant
-by the measure that real digits were captioned by; `real` is what these readers say of held-out digits and their captions.
+by the measure that real digits were captioned by; `real` is what these readers say of held-out digits and captions.
 """
 
 from __future__ import annotations

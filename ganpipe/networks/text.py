@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from . import dcgan
 
+TEXT_DEVIATION = 0.1
 KERNEL = 5
 """Bytes that a convolution looks at."""
 
@@ -85,7 +86,8 @@ class TextGenerator(nn.Module):
         self.examples = tuple(examples)
 
     def forward(self, latents_NZ: Tensor, caption_NL: Tensor) -> Tensor:
-        return self.generator(torch.cat([latents_NZ, self.encoder(caption_NL).to(latents_NZ.dtype)], dim=1))
+        told_NE = TEXT_DEVIATION * self.encoder(caption_NL)
+        return self.generator(torch.cat([latents_NZ, told_NE.to(latents_NZ.dtype)], dim=1))
 
 
 class TextDiscriminator(nn.Module):
