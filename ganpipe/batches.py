@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .gans.base import Batch
+from .gans.base import WRONG_CAPTION, Batch
 from .prepare.manifest import Dataset, Ragged
 from .rng import generator_for
 from .sample import to_float
 from .spec import Column
+from .wording import Wording
 
 RESIDENT_SHARE = 0.25
 """Data is kept on the device when it takes at most this share of the memory that is free there."""
@@ -34,7 +35,8 @@ class Batches:
     ):
         """`mirror` turns every image left to right with probability 1/2, all images of a row together.
 
-        Raises InputError when the data set lacks a column, or rows.
+        Captions are those that `Wording` chooses, WRONG_CAPTION among them. Raises InputError when the data set lacks a
+        column, or rows.
         """
         self.seed = seed
         self.device = device
@@ -51,19 +53,28 @@ class Batches:
                     if described.columns[name].ragged
                     else _place(dataset.column(name, split, table), device)
                 )
-        if missing := set(columns) - set(self.columns):
+        if missing := set(columns) - set(self.columns) - {WRONG_CAPTION}:
             raise InputError(
                 f"the recipe needs the columns {sorted(missing)}, the data set has {sorted(dataset.spec())}"
             )
         self.sizes = {table: len(self.data[name]) for name, table in self.tables.items()}
         if not all(self.sizes.values()):
             raise InputError(f"data set {dataset.digest} has no rows in its {split} split")
+        self.wording = Wording(dataset, split, seed) if "caption" in self.columns else None
+        self.with_wrong = WRONG_CAPTION in columns
+        if self.wording is not None and self.with_wrong:
+            self.wording.require_wrong()
 
     def at(self, position: int, global_batch: int, rows: slice) -> Batch:
         """Rows `rows` of the global batch that begins `position` rows after the very first: tensors on the device."""
         indices = {table: self._indices(table, position + rows.start, rows.stop - rows.start) for table in self.sizes}
         assert rows.stop <= global_batch
-        batch = {name: self._gather(name, indices[table]) for name, table in self.tables.items()}
+        batch = {name: self._gather(name, indices[table]) for name, table in self.tables.items() if name != "caption"}
+        if self.wording is not None:
+            place = position, global_batch, rows, indices[self.tables["caption"]]
+            batch["caption"] = self._gather("caption", self.wording.right(*place))
+            if self.with_wrong:
+                batch[WRONG_CAPTION] = self._gather("caption", self.wording.wrong(*place))
         if self.mirror:
             flips = {table: self._flips(table, position, global_batch)[rows] for table in self.sizes}
             for name, table in self.tables.items():

@@ -95,9 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0)
     meaning = "by name or number; several times: each has its share; never: drawn, each as likely as any other"
     added.add_argument("--label", metavar="CLASS", action="append", default=[], help=meaning)
+    meaning = "like 'a bold seven leaning left'; several times: each has its share; never: some that it was trained on"
+    added.add_argument("--text", metavar="TEXT", action="append", default=[], help=meaning)
     meaning = "scales latents, or StyleGAN2's styles, about their mean: below 1 more typical, less varied"
     added.add_argument("--truncation", metavar="PSI", type=_not_negative, default=1.0, help=meaning)
-    meaning = "a moving picture: a closed walk through the latents of N samples; its class stays"
+    meaning = "a moving picture: a closed walk through the latents of N samples; its class or text stays"
     added.add_argument("--interpolate", metavar="N", type=_several, help=meaning)
     meaning = "x.png: one picture; x.csv: points; otherwise a folder of files. What moves: .gif, .webp or .mp4"
     added.add_argument("--out", metavar="PATH", required=True, help=meaning)

@@ -214,13 +214,14 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     weights = register.resolve(args.model, settings)
     path, generator = Path(args.out).expanduser(), sample.load_generator(weights)
     result = {"path": str(path.resolve()), "seed": args.seed, "truncation": args.truncation, "weights": str(weights)}
-    result |= {"label": args.label} if args.label else {}
+    result |= {name: asked for name in ("label", "text") if (asked := getattr(args, name))}
+    asked = args.label, args.text, args.truncation
     if args.interpolate is None:
         n = args.n or 64
-        generated.write(generator, args.seed, n, path, args.label, args.truncation)
+        generated.write(generator, args.seed, n, path, *asked)
         return Outcome(result | {"n": n}, f"{n} samples: {path}")
     n, stops = args.n or 1, args.interpolate
-    frames = generated.write_walks(generator, args.seed, n, stops, path, args.label, args.truncation)
+    frames = generated.write_walks(generator, args.seed, n, stops, path, *asked)
     walks = "a walk" if n == 1 else f"{n} walks"
     text = f"{walks} through {stops} samples, {frames} frames: {path}"
     return Outcome(result | {"n": n, "interpolate": stops, "frames": frames}, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import moving, plane, sample
@@ -17,20 +18,53 @@ STILL_SIDE, MOVING_SIDE = 64, 128
 """Least side of an image in a grid and of one that moves alone, pixels: smaller ones are enlarged."""
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What each of n samples is to show: of several classes or texts each has its share, one after the other."""
+
+    share: list[int]
+    """Number of its class or text among those asked for."""
+    label: list[int] | None
+    caption: list[str] | None
+    columns: int | None
+    """Of a grid with one row for each class or text, where they fit."""
+
+    @classmethod
+    def of(cls, generator: LoadedGenerator, n: int, labels: Sequence[str], texts: Sequence[str]) -> _Asked:
+        numbers, said = generator.class_numbers(labels), generator.texts(texts)
+        for what, asked in (("labels", numbers), ("texts", said)):
+            if len(asked) > n:
+                raise InputError(f"--n {n}: {len(asked)} {what} are asked for; draw as many samples, or more")
+        count = len(numbers) or len(said)
+        share = [index * count // n for index in range(n)]
+        return cls(
+            share,
+            [numbers[part] for part in share] if numbers else None,
+            [said[part] for part in share] if said else None,
+            n // count if count > 1 and n % count == 0 else None,
+        )
+
+
 def write(
-    generator: LoadedGenerator, seed: int, n: int, path: Path, labels: Sequence[str] = (), truncation: float = 1.0
+    generator: LoadedGenerator,
+    seed: int,
+    n: int,
+    path: Path,
+    labels: Sequence[str] = (),
+    texts: Sequence[str] = (),
+    truncation: float = 1.0,
 ) -> None:
     """Samples 0, ..., n - 1 of the seed, as the suffix of `path` says.
 
-    Of several `labels` each has its share of the samples, one after the other. Raises InputError for a class that is
-    none, and when the samples cannot be written.
+    Of several `labels`, or `texts`, each has its share of the samples, one after the other. Raises InputError for a
+    class or a text that the generator cannot be asked for, and when the samples cannot be written.
     """
-    label = _shares(generator.class_numbers(labels), n) if labels else None
+    asked = _Asked.of(generator, n, labels, texts)
     try:
         if generator.output == "point":
             _points(generator, seed, n, path, truncation)
         else:
-            _images(generator, seed, n, path, label, len(labels), truncation)
+            _images(generator, seed, n, path, asked, truncation)
     except OSError as error:
         raise InputError(f"--out {path}: {error}") from error
 
@@ -42,21 +76,25 @@ def write_walks(
     stops: int,
     path: Path,
     labels: Sequence[str] = (),
+    texts: Sequence[str] = (),
     truncation: float = 1.0,
 ) -> int:
     """n closed walks through the latents of `stops` samples each, side by side, and the number of their frames.
 
-    Each walk keeps its class. Raises InputError as `write` does, before anything is drawn.
+    Each walk keeps its class or text. Raises InputError as `write` does, before anything is drawn.
     """
     moving.check(path)
     if generator.output != "image":
         raise InputError(f"--interpolate: this generator makes {generator.output}s, and what moves is images")
-    label = _shares(generator.class_numbers(labels), n) if labels else None
+    asked = _Asked.of(generator, n, labels, texts)
     drawn = sample.draw_walks(
-        generator.gan, generator.module, seed, n, stops, STEPS, label=label, truncation=truncation
+        *(generator.gan, generator.module, seed, n, stops, STEPS),
+        label=asked.label,
+        caption=asked.caption,
+        truncation=truncation,
     )
-    columns, side = _columns(n, len(labels)), MOVING_SIDE if n == 1 else STILL_SIDE
-    frames = (sample.enlarged_grid(sample.to_uint8(images).numpy(), columns, side) for images in drawn)
+    side = MOVING_SIDE if n == 1 else STILL_SIDE
+    frames = (sample.enlarged_grid(sample.to_uint8(images).numpy(), asked.columns, side) for images in drawn)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(moving.encoded(frames, path.suffix.lower()))
@@ -65,43 +103,26 @@ def write_walks(
     return stops * STEPS
 
 
-def _columns(n: int, asked: int) -> int | None:
-    """Of a grid with one row for each class asked for, where they fit."""
-    return n // asked if asked > 1 and n % asked == 0 else None
-
-
-def _shares(numbers: list[int], n: int) -> list[int]:
-    """Of n samples as many for each class, one after the other."""
-    if len(numbers) > n:
-        raise InputError(f"--n {n}: {len(numbers)} labels are asked for; draw as many samples, or more")
-    return [numbers[index * len(numbers) // n] for index in range(n)]
-
-
-def _images(
-    generator: LoadedGenerator,
-    seed: int,
-    n: int,
-    path: Path,
-    label: list[int] | None,
-    asked: int,
-    truncation: float,
-) -> None:
-    """A grid as .png, with one row for each class asked for where they fit; or a folder of PNGs."""
+def _images(generator: LoadedGenerator, seed: int, n: int, path: Path, asked: _Asked, truncation: float) -> None:
+    """A grid as .png, with one row for each class or text asked for where they fit; or a folder of PNGs."""
     if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
         raise InputError(
             f"--out {path}: grids are written as .png, a name without suffix is a folder of PNGs; what moves "
             f"({', '.join(moving.FORMATS)}) takes --interpolate"
         )
-    images = sample.draw_images(generator.gan, generator.module, seed, n, label=label, truncation=truncation).numpy()
+    images = sample.draw_images(
+        generator.gan, generator.module, seed, n, label=asked.label, caption=asked.caption, truncation=truncation
+    ).numpy()
     if path.suffix.lower() == ".png":
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.grid_png(images, _columns(n, asked), STILL_SIDE))
+        path.write_bytes(sample.grid_png(images, asked.columns, STILL_SIDE))
         return
     path.mkdir(parents=True, exist_ok=True)
     for index in range(n):
         picture = sample.grid_png(images[index : index + 1], scale_to=1)
-        of_class = "" if label is None else f"-class{label[index]}"
-        (path / f"seed{seed}-{index:06d}{of_class}.png").write_bytes(picture)
+        of_class = "" if asked.label is None else f"-class{asked.label[index]}"
+        of_text = "" if asked.caption is None else f"-text{asked.share[index]}"
+        (path / f"seed{seed}-{index:06d}{of_class}{of_text}.png").write_bytes(picture)
 
 
 def _points(generator: LoadedGenerator, seed: int, n: int, path: Path, truncation: float) -> None:

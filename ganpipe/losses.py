@@ -64,6 +64,19 @@ def relativistic_generator(real_logits_N: Tensor, fake_logits_N: Tensor) -> Tens
     return F.softplus(real_logits_N.float() - fake_logits_N.float()).mean()
 
 
+def matching_aware_discriminator(
+    real_logits_N: Tensor, fake_logits_N: Tensor, wrong_logits_N: Tensor | None = None, wrong_share: float = 0.5
+) -> Tensor:
+    """-E[log D(x, t)] - (1 - s) E[log(1 - D(G(z, t), t))] - s E[log(1 - D(x, t'))], t' a text that is wrong for x:
+    GAN-CLS (arXiv:1605.05396, Alg. 1, lines 6 to 9, where s is a half). Without wrong texts, s is 0.
+    """
+    loss = F.softplus(-real_logits_N.float()).mean()
+    if wrong_logits_N is None:
+        return loss + F.softplus(fake_logits_N.float()).mean()
+    fake, wrong = (F.softplus(logits_N.float()).mean() for logits_N in (fake_logits_N, wrong_logits_N))
+    return loss + (1 - wrong_share) * fake + wrong_share * wrong
+
+
 def class_loss(logits_NK: Tensor, label_N: Tensor) -> Tensor:
     """-E[log P(C = c | x)]: what an auxiliary classifier and the generator both minimise (arXiv:1610.09585, Eq. 3)."""
     return F.cross_entropy(logits_NK.float(), label_N)

@@ -64,13 +64,28 @@ class LoadedGenerator:
         Raises InputError listing the classes when there is no such class, or none at all.
         """
         if asked and not self.classes:
-            raise InputError(f"label {asked[0]!r}: this generator was trained without labels; leave the label out")
+            rather = "ask it for a text" if self.takes_text else "leave the label out"
+            raise InputError(f"label {asked[0]!r}: this generator was trained without labels; {rather}")
         numbers = {str(number): number for number in range(len(self.classes))}
         numbers |= {name: number for number, name in enumerate(self.classes)}
         for label in asked:
             if str(label) not in numbers:
                 raise InputError(f"there is no class {label!r}; the {len(self.classes)} classes are {self._listed()}")
         return [numbers[str(label)] for label in asked]
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether it can be asked for a text."""
+        return "caption" in self.gan.columns(self.spec)
+
+    def texts(self, asked: Sequence[str]) -> tuple[str, ...]:
+        """The texts themselves. Raises InputError when it cannot be asked for one of them, or for any."""
+        if asked and not self.takes_text:
+            rather = "ask it for a label" if self.classes else "leave the text out"
+            raise InputError(f"text {asked[0]!r}: this generator was trained without captions; {rather}")
+        for text in dict.fromkeys(asked):
+            self.gan.check_text(text)
+        return tuple(asked)
 
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:LISTED])
@@ -137,17 +152,20 @@ def draw(
     label: Sequence[int] | None = None,
     chunk: int = CHUNK,
     truncation: float = 1.0,
+    caption: Sequence[str] | None = None,
 ) -> Iterator[Tensor]:
     """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
 
-    The generator must be in eval mode. `label` holds one class number per index, and without it a generator of classes
-    draws one, each as likely as any other; `truncation` scales the latents.
+    The generator must be in eval mode. `label` holds one class number per index, `caption` one text; without them a
+    generator of classes draws one, each as likely as any other, and a generator of texts one of its examples.
+    `truncation` scales the latents.
     """
     for start in range(0, len(indices), chunk):
         rows = slice(start, start + chunk)
         rng = SampleRng(seed, _filled(indices[rows], chunk), torch.device(device))
         labels = None if label is None else torch.tensor(_filled(label[rows], chunk), device=device)
-        request = Request(rng, chunk, label=labels, truncation=truncation)
+        texts = None if caption is None else tuple(_filled(caption[rows], chunk))
+        request = Request(rng, chunk, label=labels, caption=texts, truncation=truncation)
         yield gan.sample(generator, request)[: len(indices[rows])].float()
 
 
@@ -163,10 +181,12 @@ def draw_images(
     n: int,
     device: torch.device | str = "cpu",
     label: Sequence[int] | None = None,
+    caption: Sequence[str] | None = None,
     truncation: float = 1.0,
 ) -> Tensor:
-    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU; `label` holds n class numbers."""
-    parts = draw(gan, generator, seed, range(n), device, label, truncation=truncation)
+    """Samples 0, ..., n - 1 of `seed` as uint8 (n, C, H, W) on the CPU; `label` holds n class numbers, `caption` n
+    texts."""
+    parts = draw(gan, generator, seed, range(n), device, label, truncation=truncation, caption=caption)
     return torch.cat([to_uint8(part).cpu() for part in parts])
 
 
@@ -187,14 +207,15 @@ def draw_walks(
     steps: int,
     device: torch.device | str = "cpu",
     label: Sequence[int] | None = None,
+    caption: Sequence[str] | None = None,
     truncation: float = 1.0,
     chunk: int = CHUNK,
 ) -> Iterator[Tensor]:
     """Closed walks through the latents: `stops` x `steps` frames, each float32 (walks, ...) as the recipe makes them.
 
     Walk i goes from sample i x stops of the seed to the latents of the `stops` - 1 next ones, and back, in `steps`
-    steps each; its class, its piece of the prior and its noise stay that first sample's. `label` holds a class number
-    per walk. A walk is the same whatever else is drawn with it.
+    steps each; its class or text, its piece of the prior and its noise stay that first sample's. `label` holds a class
+    number per walk, `caption` a text. A walk is the same whatever else is drawn with it.
     """
     device = torch.device(device)
     places = [(walk, leg, step) for leg in range(stops) for step in range(steps) for walk in range(walks)]
@@ -207,7 +228,8 @@ def draw_walks(
             for legs in ([0] * chunk, leg_N, [leg + 1 for leg in leg_N])
         )
         labels = None if label is None else torch.tensor([label[walk] for walk in walk_N], device=device)
-        request = Request(home, chunk, label=labels, truncation=truncation)
+        texts = None if caption is None else tuple(caption[walk] for walk in walk_N)
+        request = Request(home, chunk, label=labels, caption=texts, truncation=truncation)
         way_N = torch.tensor(step_N, device=device) / steps
         made += gan.between(generator, request, (ends[0], ends[1]), way_N)[: len(wanted)].float()
         while len(made) >= walks:

@@ -9,6 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from .options import Section
 
+DigitWord = Literal["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+WeightWord = Literal["thin", "bold"]
+SideWord = Literal["left", "right"]
+
 
 class DigitsSource(Section):
     """scikit-learn's 1,797 real 8x8 handwritten digits, labelled; needs no network."""
@@ -33,6 +37,21 @@ class StackedDigitsSource(Section):
     def columns(self) -> frozenset[str]:
         """Columns besides the image."""
         return frozenset({"label"})
+
+
+class CaptionedDigitsSource(Section):
+    """The same digits, each with a sentence that tells the digit, how bold it is, and which way it leans."""
+
+    name: Literal["captioned_digits"] = "captioned_digits"
+    seed: int = Field(0, ge=0)
+    """Of the wording: other seeds say the same in other ways."""
+    leave_out: tuple[tuple[DigitWord, WeightWord, SideWord], ...] = ()
+    """Combinations [digit, weight, slant], like [seven, bold, left], whose images are left out: whether a generator
+    puts together what it has never seen together is told apart from the rest."""
+
+    def columns(self) -> frozenset[str]:
+        """Columns besides the image."""
+        return frozenset({"label", "caption", "meaning"})
 
 
 class ColumnsSource(Section):
@@ -148,6 +167,13 @@ class HubSource(TableSource):
 
 
 Source = Annotated[
-    DigitsSource | StackedDigitsSource | FolderSource | ArchiveSource | S3Source | ParquetSource | HubSource,
+    DigitsSource
+    | StackedDigitsSource
+    | CaptionedDigitsSource
+    | FolderSource
+    | ArchiveSource
+    | S3Source
+    | ParquetSource
+    | HubSource,
     Field(discriminator="name"),
 ]

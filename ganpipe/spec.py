@@ -25,17 +25,31 @@ class Mixture(Part):
     """Standard deviation of each mode, the same in all directions."""
 
 
+class Meanings(Part):
+    """Attributes that captions of digits speak of, and what an image is measured beside to read them back."""
+
+    names: tuple[str, ...]
+    """Of the attributes: digit, weight, slant."""
+    values: tuple[tuple[str, ...], ...]
+    """Of each attribute, by number; -1 stands where a caption does not speak of it."""
+    medians: tuple[tuple[float, float], ...]
+    """Of ink and lean over all images of a digit, by digit: above them it is bold, and leans to the right."""
+    left_out: tuple[tuple[int, ...], ...] = ()
+    """Combinations of values that no image of the data has."""
+
+
 class Column(Part):
     """One column of a table: numpy shards that follow one another.
 
     `ragged` columns (tokens, captions) are one flat shard plus `<table>.<column>-00000.offsets.npy` of N + 1 int64.
     """
 
-    kind: Literal["image", "label", "caption", "tokens", "point"]
+    kind: Literal["image", "label", "caption", "meaning", "tokens", "point"]
     dtype: str
-    """numpy name: uint8 for images, int64 for labels and tokens, float32 for points, uint8 for captions (UTF-8)."""
+    """numpy name: uint8 for images and captions (UTF-8), int64 for labels, meanings and tokens, float32 for points."""
     shape: tuple[int, ...]
-    """Of one row: (C, H, W) for images, () for labels, (2,) for points; the longest row for ragged columns."""
+    """Of one row: (C, H, W) for images, () for labels, (2,) for points, (attributes,) for meanings; the longest row for
+    ragged columns."""
     range: tuple[float, float] | None = None
     """Smallest and largest value that the column may hold; images: (0, 255)."""
     vocabulary: tuple[str, ...] | None = None
@@ -45,13 +59,18 @@ class Column(Part):
     """File names, in order: `<table>.<column>-00000.npy`."""
     mixture: Mixture | None = None
     """Of points: where they come from."""
+    meanings: Meanings | None = None
+    """Of meanings: what their numbers stand for."""
+    examples: tuple[str, ...] | None = None
+    """Of captions: some of those that are trained on, which a generator draws from when it is told nothing."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Columns without a mixture are written as they were before there were any: digests hang on it."""
+        """What a column has not is left out, as it was before there was any: digests hang on it."""
         written: dict[str, Any] = handler(self)
-        if self.mixture is None:
-            written.pop("mixture", None)
+        for name in ("mixture", "meanings", "examples"):
+            if getattr(self, name) is None:
+                written.pop(name, None)
         return written
 
 

@@ -46,6 +46,14 @@ def tiny() -> RunConfig:
 
 
 @pytest.fixture
+def captioned_digits(settings: Settings, store: Store) -> Dataset:
+    """The same rows with a label, a caption and its meaning each: all that a recipe may ask of images."""
+    raw = tiny_raw()
+    raw["prepare"]["source"] = {"name": "captioned_digits"}
+    return Dataset.open(store, prepare.run(load_config(raw), settings).digest)
+
+
+@pytest.fixture
 def digits(tiny: RunConfig, settings: Settings, store: Store) -> Dataset:
     """The prepared 8-px digits in this test's own store."""
     return Dataset.open(store, prepare.run(tiny, settings).digest)

@@ -11,6 +11,7 @@ from torch import nn
 from ganpipe import losses
 
 REAL = torch.tensor([-3.0, -0.2, 0.0, 0.7, 4.0], dtype=torch.float64)
+WRONG = torch.tensor([-2.0, -0.7, 0.1, 1.3, 3.5], dtype=torch.float64)
 FAKE = torch.tensor([-5.0, -1.1, 0.3, 0.9, 2.5], dtype=torch.float64)
 
 
@@ -34,10 +35,21 @@ def probability(logits: torch.Tensor) -> torch.Tensor:
         (losses.hinge_discriminator(REAL, FAKE), (1 - REAL).clamp(min=0).mean() + (1 + FAKE).clamp(min=0).mean()),
         (losses.relativistic_discriminator(REAL, FAKE), -probability(REAL - FAKE).log().mean()),
         (losses.relativistic_generator(REAL, FAKE), -probability(FAKE - REAL).log().mean()),
+        (
+            losses.matching_aware_discriminator(REAL, FAKE, WRONG, 0.25),
+            -probability(REAL).log().mean()
+            - 0.75 * (1 - probability(FAKE)).log().mean()
+            - 0.25 * (1 - probability(WRONG)).log().mean(),
+        ),
+        (
+            losses.matching_aware_discriminator(REAL, FAKE),
+            -probability(REAL).log().mean() - (1 - probability(FAKE)).log().mean(),
+        ),
     ],
     ids=[
         *("cross_entropy", "minimax", "non_saturating", "wasserstein_d", "wasserstein_g"),
         *("lsgan_d", "lsgan_g", "hinge_d", "relativistic_d", "relativistic_g"),
+        *("matching_aware", "matching_aware_without_wrong"),
     ],
 )
 def test_terms_equal_their_textbook_form(computed: torch.Tensor, expected: torch.Tensor) -> None:

@@ -27,12 +27,14 @@ from ganpipe.spec import Column, DataSpec
 CPU = torch.device("cpu")
 CLASSIC: dict[str, Any] = {"name": "classic", "network": {"name": "dcgan", "feature_dim": 4}, "latent_dim": 8}
 RECIPES = {"classic": CLASSIC, "stylegan2": SMALL_STYLEGAN2}
+TEXT: dict[str, Any] = {"name": "text_to_image", "feature_dim": 4, "latent_dim": 8, "max_bytes": 40}
 
 
 def spec_of(channels: int) -> DataSpec:
     return {
         "image": Column(kind="image", dtype="uint8", shape=(channels, 8, 8), range=(0, 255), shards=()),
         "label": Column(kind="label", dtype="int64", shape=(), vocabulary=("cat", "dog"), shards=()),
+        "caption": Column(kind="caption", dtype="uint8", shape=(9,), ragged=True, examples=("a bold 7",), shards=()),
     }
 
 
@@ -107,6 +109,14 @@ def test_a_walk_is_the_same_whatever_is_drawn_with_it(recipe: str) -> None:
     assert torch.equal(walked(gan, module, 1, label=[0], truncation=0.7)[:, 0], many[:, 0])
     assert torch.equal(walked(gan, module, 9, label=[0] * 9, truncation=0.7)[:, 3], many[:, 3])
     assert not torch.isclose(walked(gan, module, 9, label=[0] * 9, truncation=0.7)[:, 1], many[:, 1]).all()
+
+
+def test_a_walk_keeps_its_text() -> None:
+    gan, module = made(TEXT)
+    told = walked(gan, module, 2, caption=["a cat", "два кота"])
+    wanted = torch.cat(list(sample.draw(gan, module, 7, range(6), caption=["a cat"] * 3 + ["два кота"] * 3)))
+    torch.testing.assert_close(told[::4].transpose(0, 1).flatten(0, 1), wanted, rtol=0, atol=1e-5)
+    assert not torch.isclose(told[:, :1], walked(gan, module, 1, caption=["a dog"])).all()
 
 
 def test_stylegan2_goes_straight_between_styles_in_the_same_noise(monkeypatch: pytest.MonkeyPatch) -> None:

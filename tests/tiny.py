@@ -13,6 +13,15 @@ SMALL_STYLEGAN2: dict[str, Any] = {
     "channel_max": 8,
 }
 
+SMALL_TEXT: dict[str, Any] = {
+    "name": "text_to_image",
+    "encoder": {"name": "bytes", "width": 8, "layers": 2},
+    "max_bytes": 64,
+    "text_dim": 8,
+    "latent_dim": 8,
+    "feature_dim": 4,
+}
+
 
 def tiny_raw(**train: Any) -> dict[str, Any]:
     """A complete configuration that trains in seconds: 8-px digits, nets of a few thousand weights."""

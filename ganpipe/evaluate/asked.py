@@ -1,4 +1,4 @@
-"""Which classes a generator is asked for when it is scored."""
+"""Which classes or captions a generator is asked for when it is scored."""
 
 from __future__ import annotations
 
@@ -36,3 +36,20 @@ def classes_asked(
     draws = SampleRng(seed, indices, torch.device("cpu"))
     rows = draws.integers("class asked for", len(indices), 0, len(known_N))
     return tuple(names[number] for number in known_N[rows.numpy()].tolist())
+
+
+def captions_asked(
+    loaded: LoadedGenerator, dataset: Dataset, seed: int, indices: Sequence[int]
+) -> tuple[str, ...] | None:
+    """Text that each of these samples of the seed is asked for; None when nobody asks.
+
+    Sample i gets the caption of a test image that is drawn by (seed, i): what training has not read, as often as it is
+    said. Of data without captions a generator draws one of its own.
+    Raises InputError when a caption is longer than the generator reads.
+    """
+    if not loaded.takes_text or "caption" not in dataset.spec():
+        return None
+    texts = dataset.texts("caption", "test")
+    draws = SampleRng(seed, indices, torch.device("cpu"))
+    rows = draws.integers("caption asked for", len(indices), 0, len(texts))
+    return loaded.texts([texts[row] for row in rows.tolist()])

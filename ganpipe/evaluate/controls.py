@@ -35,6 +35,7 @@ from .fidelity import Features, chunked, extract, rows_of
 from .modes import PointGaussian
 from .protocol import Controls, Protocol
 from .scores import Reference, mean_of, measure_all
+from .told import can_be_told, scores_of_real
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,8 @@ def _compute(
     classes = domain.class_names(dataset) if protocol.extractor == "domain" else ()
     if classes:
         held_out = replace(held_out, classes=domain.labels_of(dataset, protocol.held_out)[: len(held_out)])
+    if classes and can_be_told(dataset):
+        held_out = replace(held_out, told=scores_of_real(held_out, dataset, protocol.held_out, classes))
     reference = Reference.of(known, protocol, held_out, classes)
     train, seen = (real, known) if protocol.reference_split == "train" else (others, held_out)
     gaussian = PointGaussian.fit(train) if kind == "point" else PcaGaussian.fit(train, protocol.controls)

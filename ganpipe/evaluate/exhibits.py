@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ SEARCHED = 1024
 PAIRS = 8
 """Samples in each row of pairs."""
 ROWS, OF_A_CLASS = 20, 10
-"""Most classes that samples are shown of, and how many of each."""
+"""Most classes, or captions, that samples are shown of, and how many of each."""
 PATHS, STEPS = 6, 10
 """Interpolations, and samples on each; all in one chunk."""
 GAP_GREY = 112
@@ -129,6 +130,8 @@ class Exhibits:
     """One interpolation per row."""
     of_classes: list[tuple[str, Picture]] = field(default_factory=list)
     """Class asked for, and samples of it; the k-th ones of all classes share their latents."""
+    of_captions: list[tuple[str, Picture, Picture]] = field(default_factory=list)
+    """Caption of a held-out image, that image, and samples that it was asked for; the k-th ones share their latents."""
     modes: list[ClassShare] = field(default_factory=list)
     """Of points; classes of images are counted by their alarm."""
     points: Points | None = None
@@ -151,7 +154,7 @@ def make_exhibits(
     distance_N, index_N = nearest(generated.features_ND[:SEARCHED], known_ND)
 
     def pairs(numbers: Sequence[int]) -> list[Pair]:
-        samples = images_of(loaded, seed, numbers, device, classes=_of(generated.classes, numbers))
+        samples = images_of(loaded, seed, numbers, device, **_asked(generated, numbers))
         found = [np.array(train[int(index_N[number])])[None] for number in numbers]
         return [
             Pair(number, _picture(sample[None]), _picture(real), float(distance_N[number]))
@@ -162,7 +165,7 @@ def make_exhibits(
     count = min(GRID, len(generated))
     return Exhibits(
         seed=seed,
-        samples=_picture(images_of(loaded, seed, range(count), device, classes=_of(generated.classes, range(count)))),
+        samples=_picture(images_of(loaded, seed, range(count), device, **_asked(generated, range(count)))),
         real=_picture(np.array(dataset.column("image", "test")[:count])),
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
@@ -170,6 +173,7 @@ def make_exhibits(
         usual_distance=float(usual_N.median()),
         paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
         of_classes=by_class(loaded, seed, device),
+        of_captions=by_caption(loaded, seed, device, dataset),
         frames=browsed(loaded, device),
     )
 
@@ -181,10 +185,12 @@ def images_of(
     device: torch.device,
     truncation: float = 1.0,
     classes: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Samples of a seed by number, uint8 (N, C, H, W); `classes` are what they are to show, if anybody asks."""
+    """Samples of a seed by number, uint8 (N, C, H, W); `classes` or `captions` are what they are to show, if anybody
+    asks."""
     label = None if classes is None else loaded.class_numbers(classes)
-    parts = draw(loaded.gan, loaded.module, seed, numbers, device, label, truncation=truncation)
+    parts = draw(loaded.gan, loaded.module, seed, numbers, device, label, truncation=truncation, caption=captions)
     return torch.cat([to_uint8(part).cpu() for part in parts]).numpy()
 
 
@@ -198,8 +204,23 @@ def by_class(loaded: LoadedGenerator, seed: int, device: torch.device) -> list[t
     return [(name, _picture(row, OF_A_CLASS)) for name, row in zip(names, np.split(images, len(names)), strict=True)]
 
 
-def _of(classes: Sequence[str] | None, numbers: Sequence[int]) -> list[str] | None:
-    return None if classes is None else [classes[number] for number in numbers]
+def by_caption(
+    loaded: LoadedGenerator, seed: int, device: torch.device, dataset: Dataset
+) -> list[tuple[str, Picture, Picture]]:
+    """OF_A_CLASS samples of each of the first ROWS captions of the test split; nothing where nobody asks for one."""
+    if not loaded.takes_text or "caption" not in dataset.spec():
+        return []
+    texts, real = dataset.texts("caption", "test", ROWS), dataset.column("image", "test")
+    numbers, asked = list(range(OF_A_CLASS)) * len(texts), [text for text in texts for _ in range(OF_A_CLASS)]
+    images = images_of(loaded, seed, numbers, device, captions=asked)
+    rows = enumerate(np.split(images, len(texts)))
+    return [(texts[at], _picture(np.array(real[at])[None]), _picture(row, OF_A_CLASS)) for at, row in rows]
+
+
+def _asked(generated: Features, numbers: Sequence[int]) -> dict[str, Any]:
+    """What some of the samples were asked for."""
+    asked = {"classes": generated.classes, "captions": generated.captions}
+    return {name: None if given is None else [given[number] for number in numbers] for name, given in asked.items()}
 
 
 def mode_shares(generated: Features, reference: Reference) -> list[ClassShare]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..errors import InputError, Interrupted, WorkFailed
 from ..evaluateconfig import EvaluateConfig
 from ..launch import StopSignal
+from ..prepare.captions import held_out_version
 from ..prepare.manifest import Dataset
 from ..ranks import Ranks
 from ..sample import CHUNK
@@ -39,6 +40,10 @@ class Features:
     """Of points: their distances to the modes instead."""
     classes: tuple[str, ...] | None = None
     """Of each row by name, where it is known: the one asked for, or a real image's label."""
+    captions: tuple[str, ...] | None = None
+    """Of each row, where a text was asked for."""
+    told: Mapping[str, float] = field(default_factory=dict)
+    """Base name of a metric -> how well the images' maker does what texts ask for; see `told.py`."""
 
     def __len__(self) -> int:
         return len(self.features_ND)
@@ -90,6 +95,8 @@ def require_enough(config: EvaluateConfig, dataset: Dataset, feature_dim: int | 
 def todays_protocol(config: EvaluateConfig, dataset: Dataset, weights: Weights) -> Protocol:
     """The protocol that this configuration, data set and installation give."""
     fields: dict[str, Any] = {"classes_asked": "train" if "label" in dataset.spec() else "uniform"}
+    if "meaning" in dataset.spec():
+        fields["phrasings"] = held_out_version()
     if config.protocol is not None and NAMED[config.protocol].reference_split == "test":
         fields |= {"reference_split": "test", "control_split": "train"}
     return protocol_of(Counts.of(config, dataset), dataset.digest, weights, name=config.protocol, **fields)

@@ -27,7 +27,7 @@ from ..settings import Settings
 from ..sourceconfig import ArchiveSource, FolderSource, S3Source
 from ..spec import sampled
 from ..storage import Store, open_store
-from .asked import classes_asked
+from .asked import captions_asked, classes_asked
 
 log = logging.getLogger(__name__)
 
@@ -186,10 +186,12 @@ def _drawn(name: str, side: str, seed: int, count: int, settings: Settings, agai
     loaded = load_generator(weights, device)
     classes = None if against is None else classes_asked(loaded, against, seed, range(count))
     label = None if classes is None else loaded.class_numbers(classes)
+    texts = None if against is None else captions_asked(loaded, against, seed, range(count))
 
     def read(rows: Sequence[int]) -> Tensor:
         asked = None if label is None else [label[row] for row in rows]
-        (part,) = draw(loaded.gan, loaded.module, seed, rows, device, asked)
+        said = None if texts is None else [texts[row] for row in rows]
+        (part,) = draw(loaded.gan, loaded.module, seed, rows, device, asked, caption=said)
         if not part.isfinite().all():
             raise WorkFailed(f"{side}: {name} makes NaN or infinite pixels: it has no scores")
         return part if loaded.output == "point" else to_uint8(part)

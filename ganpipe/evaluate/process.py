@@ -28,7 +28,7 @@ from ..settings import Settings
 from ..spec import sampled
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
-from .asked import classes_asked
+from .asked import captions_asked, classes_asked
 from .controls import reference_and_controls
 from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, make_exhibits
@@ -37,6 +37,7 @@ from .fidelity import Features, NotFinite, extract, require_enough, todays_proto
 from .protocol import POINT_EXTRACTOR, Protocol, gate_metric, lower_is_better, seeds
 from .report import write_pages, write_report
 from .scores import Reference, mean_of, measure_all
+from .told import can_be_told, text_scores
 
 log = logging.getLogger(__name__)
 
@@ -139,21 +140,28 @@ class Scorer:
         loaded, n = load(checkpoint), self.protocol.n_generated
         classes = classes_asked(loaded, self.dataset, seed, range(n))
         label = None if classes is None else loaded.class_numbers(classes)
+        texts = captions_asked(loaded, self.dataset, seed, range(n))
 
         def images(rows: slice) -> Tensor:
-            indices = range(rows.start, rows.stop)
-            part_label = None if label is None else label[rows]
-            (part,) = draw(loaded.gan, loaded.module, seed, indices, self.ranks.device, part_label, self.protocol.chunk)
+            indices, chunk = range(rows.start, rows.stop), self.protocol.chunk
+            asked, said = None if label is None else label[rows], None if texts is None else texts[rows]
+            (part,) = draw(
+                loaded.gan, loaded.module, seed, indices, self.ranks.device, asked, chunk=chunk, caption=said
+            )
             if not part.isfinite().all():
                 raise NotFinite
             return part if loaded.output == "point" else to_uint8(part)
 
         try:
             features = extract(self.extractor, n, images, self.ranks, "samples", self.stop)
+            told = {}
+            if loaded.takes_text and can_be_told(self.dataset) and self.reference.classes:
+                known = self.reference.classes
+                told = text_scores(loaded, self.dataset, self.extractor, known, self.ranks, seed, self.stop)
         except NotFinite:
             log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
             raise
-        features = replace(features, classes=classes)
+        features = replace(features, classes=classes, captions=texts, told=told)
         if seen is not None:
             seen[seed] = features
         return features

@@ -39,6 +39,15 @@ OF_CLASSES = frozenset({"is", "entropy_marginal", "entropy_conditional"})
 LABEL_METRICS: dict[str, bool] = {"label_accuracy": False}
 """Those of a generator that is asked for classes: `label_accuracy` is the share of its samples that the `domain`
 classifier, which no training saw, reads as the class asked for."""
+TEXT_METRICS: dict[str, bool] = {
+    **dict.fromkeys(("text_digit", "text_weight", "text_slant", "text_all"), False),
+    **dict.fromkeys(("text_digit_unseen", "text_weight_unseen", "text_slant_unseen", "text_all_unseen"), False),
+    "text_diversity": False,
+}
+"""Those of a generator of captions whose meaning is known; see `told.py`. Share of samples that show the digit, the
+weight, the slant, and all three that a caption asks for; the same of combinations that no training image has; and how
+varied the samples of one caption are, as a multiple of real images'."""
+OF_FEATURES = {**METRICS, **LABEL_METRICS, **TEXT_METRICS}
 POINT_EXTRACTOR = known.POINT
 MODE_OVERLAP = "mode_overlap"
 OF_MODES: dict[str, dict[str, bool]] = {
@@ -161,6 +170,8 @@ class Protocol(BaseModel):
     """How often a generator of classes is asked for each: as often as training images are of it, or, where the real
     images have no labels, each alike. No part of the hash: it follows from the data, and most generators are asked
     nothing."""
+    phrasings: str | None = None
+    """Of data whose captions' meaning is known: which sentences generators are asked with. None: of other data."""
     precision: Literal["fp32"] = "fp32"
     """Of generator and extractor."""
     rng_seed: int = 2020
@@ -201,8 +212,9 @@ def differences(before: Protocol, after: Protocol) -> list[str]:
 
 
 def _counted(protocol: Protocol) -> dict[str, Any]:
-    """All that counts, without what its format had not, as JSON values."""
-    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
+    """All that counts, without what its format or its data had not, as JSON values."""
+    absent = {"phrasings"} if protocol.phrasings is None else set()
+    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *absent, *(SINCE_2 if protocol.format == 1 else ())})
 
 
 def headline(protocol: Mapping[str, Any], hash: str) -> str:
@@ -239,20 +251,21 @@ def metric_name(base: str, extractor: str) -> str:
     return base if extractor == STANDARD_EXTRACTOR else f"{base}_{known.slug(extractor)}"
 
 
-def metric_names(extractor: str, labelled: bool = False) -> dict[str, bool]:
-    """Name of every metric measured with this extractor, of generators of classes or of others -> whether lower is
-    better."""
+def metric_names(extractor: str, labelled: bool = False, told: bool = False) -> dict[str, bool]:
+    """Name of every metric measured with this extractor, of generators of classes, of captions whose meaning is known,
+    or of others -> whether lower is better."""
+    of_asked = {**(LABEL_METRICS if labelled else {}), **(TEXT_METRICS if told else {})}
     of_features = {
         metric_name(base, extractor): lower
-        for base, lower in {**METRICS, **(LABEL_METRICS if labelled and extractor == "domain" else {})}.items()
+        for base, lower in {**METRICS, **(of_asked if extractor == "domain" else {})}.items()
         if base not in OF_CLASSES or known.classifies(extractor)
     }
     return {**OF_MODES.get(extractor, {}), **of_features}
 
 
 def base_name(metric: str) -> str | None:
-    """The key of METRICS, or of LABEL_METRICS, that a metric's full name begins with; None for other metrics."""
-    fitting = [base for base in (*METRICS, *LABEL_METRICS) if metric == base or metric.startswith(f"{base}_")]
+    """The key of OF_FEATURES that a metric's full name begins with; None for others."""
+    fitting = [base for base in OF_FEATURES if metric == base or metric.startswith(f"{base}_")]
     return max(fitting, key=len, default=None)
 
 
@@ -273,7 +286,9 @@ def gate_metric(config: RunConfig) -> str:
 
     Raises InputError when `register.metric` or `register.require` names something that is not measured.
     """
-    names = metric_names(config.evaluate.extractor, labelled="label" in config.columns())
+    taken = config.columns()
+    told = "caption" in taken and "meaning" in config.prepare.columns
+    names = metric_names(config.evaluate.extractor, labelled="label" in taken, told=told)
     asked = {"register.metric": config.registration.metric}
     asked.update({f"register.require.{name}": name for name in config.registration.require})
     for field, name in asked.items():
@@ -282,6 +297,12 @@ def gate_metric(config: RunConfig) -> str:
                 raise InputError(
                     f"{field} is for generators of classes, read by the extractor `domain`: this gan section takes no "
                     f"labels, or evaluate.extractor is another one ({config.evaluate.extractor}); leave it out"
+                )
+            if base_name(name) in TEXT_METRICS:
+                raise InputError(
+                    f"{field} is for generators of captions whose meaning is known, as of prepare.source "
+                    f"captioned_digits, read by the extractor `domain`: gan.name is {config.gan.name}, prepare.source "
+                    f"{config.prepare.source.name}, evaluate.extractor {config.evaluate.extractor}; leave it out"
                 )
             raise InputError(
                 f"{field}: {name!r} is not measured with evaluate.extractor={config.evaluate.extractor}; "
@@ -297,10 +318,10 @@ def lower_is_better(metric: str) -> bool:
     base = base_name(metric)
     if base is None:
         raise InputError(
-            f"{metric!r} is no metric; there is {', '.join([*METRICS, *LABEL_METRICS])}, each with _<extractor> but "
+            f"{metric!r} is no metric; there is {', '.join(OF_FEATURES)}, each with _<extractor> but "
             f"for inception, and {', '.join(MODE_METRICS)}"
         )
-    return {**METRICS, **LABEL_METRICS}[base]
+    return OF_FEATURES[base]
 
 
 def seeds(purpose: str, count: int) -> list[int]:

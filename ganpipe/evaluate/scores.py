@@ -147,6 +147,7 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
         of_part, estimated = part(generated, reference, protocol, blocks, halves)
         scores |= of_part
         estimates |= estimated
+    scores |= generated.told
     lain = manifold(
         generated.features_ND,
         reference.features_ND,
@@ -164,7 +165,7 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
         }
         estimates |= {base: estimate(scores[base], values) for base, values in of_halves.items()}
         estimates["coverage"] = resampling.jackknife(scores["coverage"], lain.coverage_without())
-    found = metric_names(protocol.extractor, labelled=True)
+    found = metric_names(protocol.extractor, labelled=True, told=True)
     names = {name: name if name in MODE_METRICS else base_name(name) for name in found}
     of_classes = {}
     if reference.classes:  # some extractors give no logits, and others none of the data's classes

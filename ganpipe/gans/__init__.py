@@ -6,9 +6,11 @@ from .base import GAN
 from .classic import Classic
 from .r3gan import R3GAN
 from .stylegan2 import StyleGAN2
+from .text_to_image import TextToImage
 
 GANS: dict[str, type[GAN]] = {
     "classic": Classic,
     "r3gan": R3GAN,
     "stylegan2": StyleGAN2,
+    "text_to_image": TextToImage,
 }

@@ -6,7 +6,7 @@ Adding a GAN touches three places: `gans/<name>.py`, one line in `GANS`, one YAM
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,9 @@ from ..spec import DataSpec
 OutputKind = Literal["image", "translation", "text", "point"]
 Batch = Mapping[str, Tensor]
 """Columns by name, rows first: image float in [-1, 1] NCHW, label int64 N, caption uint8 NL (UTF-8, filled up with 0),
-tokens int64 NL, point float ND."""
+wrong_caption like it, tokens int64 NL, point float ND."""
+WRONG_CAPTION = "wrong_caption"
+"""Column made of the others: another row's caption, wrong for this row's image; see `wording.py`."""
 
 MENDED = {
     "label": "name their column in prepare.source.label_column, or put image files into a sub-folder for each class",
@@ -95,6 +97,12 @@ class Request:
         """Class numbers int64 (n,): those asked for, or drawn ones, each class as likely as any other."""
         return self.rng.integers("label", self.n, 0, class_count) if self.label is None else self.label
 
+    def captions(self, examples: Sequence[str]) -> tuple[str, ...]:
+        """The n texts asked for, or some drawn from the examples, each as likely as any other."""
+        if self.caption is not None:
+            return self.caption
+        return tuple(examples[row] for row in self.rng.integers("caption", self.n, 0, len(examples)).tolist())
+
 
 Samples = Tensor
 """What `GAN.sample` returns: images float NCHW in [-1, 1], points float ND, tokens int64 NL."""
@@ -110,8 +118,8 @@ class GAN(ABC):
 
     @abstractmethod
     def columns(self, available: Collection[str]) -> frozenset[str]:
-        """What a batch must hold of the data's columns: {"image"}, {"image", "label"}, {"image", "caption"},
-        {"source", "target"}, {"a", "b"}, {"tokens"} or {"point"}.
+        """What a batch must hold of the data's columns: {"image"}, {"image", "label"}, {"image", "caption"}, the last
+        with WRONG_CAPTION or without, {"source", "target"}, {"a", "b"}, {"tokens"} or {"point"}.
 
         Raises InputError, naming the field, when the configured networks do not go with such data.
         """
@@ -122,6 +130,9 @@ class GAN(ABC):
 
     def check_resolution(self, resolution: int) -> None:
         """Raises InputError, naming the field, when the configured networks make no images of so many pixels."""
+
+    def check_text(self, text: str) -> None:
+        """Raises InputError when this is no text that a generator of captions can be asked for."""
 
     @abstractmethod
     def optimizers(self) -> OptimizersConfig:
@@ -161,7 +172,7 @@ class GAN(ABC):
     def sample(self, generator: nn.Module, request: Request) -> Samples:
         """`request.n` samples; row i depends on row i of the request alone. Called without gradients, in eval mode.
 
-        A condition that the request lacks is drawn: classes by `request.labels`.
+        A condition that the request lacks is drawn: classes by `request.labels`, texts by `request.captions`.
         """
 
     def between(

@@ -95,6 +95,11 @@ class LatentGAN(GAN):
     ) -> Samples:
         """By a quarter turn from one normal draw to the other: every step is a draw of the prior, whose piece stays."""
         start_NZ, end_NZ = (self._normal(rng, request.n) for rng in ends)
-        angle_N1 = way_N[:, None] * (math.pi / 2)
-        normal_NZ = (angle_N1.cos() * start_NZ + angle_N1.sin() * end_NZ) * request.truncation
+        normal_NZ = turned(start_NZ, end_NZ, way_N) * request.truncation
         return self.sample(generator, replace(request, latents=self._in_piece(normal_NZ, request.rng)))
+
+
+def turned(start_NZ: Tensor, end_NZ: Tensor, way_N: Tensor) -> Tensor:
+    """Row i at the share way_N[i] of a quarter turn from one normal draw to the other: a normal draw itself."""
+    angle_N1 = way_N[:, None] * (math.pi / 2)
+    return angle_N1.cos() * start_NZ + angle_N1.sin() * end_NZ

@@ -37,6 +37,7 @@ def columns_of_rows(
     numbers, names = (None, None) if labels is None else _numbered(labels, source.classes or classes, source, where)
     texts = None
     if captions is not None:
+        captions = [None if isinstance(text, str) and not text.strip() else text for text in captions]
         _refuse_missing(captions, f"prepare.source.caption_column `{source.caption_column}`", "a caption", where)
         if (odd := _first_odd(captions, str)) is not None:
             raise InputError(

@@ -110,6 +110,7 @@ def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earl
             columns,
             labels=None if columns.labels is None else [columns.labels[row] for row in kept],
             captions=None if columns.captions is None else [columns.captions[row] for row in kept],
+            said=None if columns.said is None else [columns.said[row] for row in kept],
         ),
         values=np.memmap(spool, np.uint8, "r", shape=(len(hashes), *shape))
         if hashes

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,15 @@ from ..spec import MODES_OF_TRIPLES
 from .found import Columns, Contents, Found, Picture, Stat
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from .decode import Rows
 
 DRAWS = 4096
 """Candidates that are drawn at a time."""
 
 
-def digits(source: DigitsSource | StackedDigitsSource) -> Found:
+def digits(source: DigitsSource | StackedDigitsSource | None = None) -> Found:
     """scikit-learn's 8x8 digits: values 0 to 16 scaled to 0 to 255, classes "0" to "9"."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
@@ -31,24 +33,33 @@ def digits(source: DigitsSource | StackedDigitsSource) -> Found:
     file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     version = f"scikit-learn {importlib.metadata.version('scikit-learn')}"
     stats = (Stat.of(version, file.stat()),) if file.is_file() else (Stat(version, 0, 0, 0),)
-    return Found(place="scikit-learn's digits", stats=stats, load=_load)
+    return Found(place="scikit-learn's digits", stats=stats, load=lambda work: _load())
 
 
-def _load(work: Path) -> Contents:
+def images_and_targets() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Images uint8 (N, 8, 8), their digits int64 (N,), and the names of the classes."""
     import numpy as np
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return images, bunch.target.astype(np.int64), tuple(map(str, bunch.target_names))
 
-    def pictures() -> Iterator[Picture]:
-        for number, values in enumerate(bunch.images):
-            stream = io.BytesIO()
-            Image.fromarray(np.rint(values * (255 / 16)).astype(np.uint8)).save(stream, "PNG")
-            yield Picture.of_bytes(f"digits/{number:04d}.png", stream.getvalue())
 
-    columns = Columns(bunch.target.tolist(), tuple(map(str, bunch.target_names)))
-    return Contents(len(bunch.images), pictures, columns)
+def pictures_of(images_NHW: np.ndarray, rows: Sequence[int]) -> Iterator[Picture]:
+    """Some of the images, each as a file that is named after its row."""
+    from PIL import Image
+
+    for row in rows:
+        stream = io.BytesIO()
+        Image.fromarray(images_NHW[row]).save(stream, "PNG")
+        yield Picture.of_bytes(f"digits/{row:04d}.png", stream.getvalue())
+
+
+def _load() -> Contents:
+    images_NHW, digit_N, classes = images_and_targets()
+    rows = range(len(images_NHW))
+    return Contents(len(rows), lambda: pictures_of(images_NHW, rows), Columns(digit_N.tolist(), classes))
 
 
 def stacked(digits: Rows, config: PrepareConfig, source: StackedDigitsSource, spool: Path) -> Rows:

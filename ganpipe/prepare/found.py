@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ..spec import Meanings
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 """What image files end in, whatever the case."""
 MAX_BYTES = 1 << 30
@@ -74,6 +76,9 @@ class Columns:
     classes: tuple[str, ...] | None = None
     """Names of the classes, by number."""
     captions: list[str] | None = None
+    said: list[tuple[int, ...]] | None = None
+    """What each row's caption means: the value of every attribute of `meanings`, -1 where it says nothing of it."""
+    meanings: Meanings | None = None
 
 
 @dataclass(frozen=True)

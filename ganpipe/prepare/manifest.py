@@ -135,6 +135,11 @@ class Dataset:
         offsets = np.load(self.files[offsets_name(shard)], allow_pickle=False)
         return Ragged(values, offsets[start : stop + 1], described.columns[name].shape[0])
 
+    def texts(self, name: str, split: str, most: int | None = None) -> list[str]:
+        """The first rows of one split of a column of captions."""
+        rows = self.ragged(name, split)
+        return [rows[row].tobytes().decode() for row in range(len(rows) if most is None else min(most, len(rows)))]
+
     def shards(self, name: str, table: str = "main") -> list[np.ndarray]:
         """All rows of a column as they are stored, memory-mapped."""
         column = self.manifest.tables[table].columns[name]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..sourceconfig import Source
 from .archive import archive
+from .captioned import captioned_digits
 from .digits import digits
 from .folder import folder
 from .found import Found
@@ -19,6 +20,7 @@ CLOCK_TICK_SECONDS = 0.02
 SOURCES: dict[str, Callable[[Any], Found]] = {
     "digits": digits,
     "stacked_digits": digits,
+    "captioned_digits": captioned_digits,
     "folder": folder,
     "archive": archive,
     "s3": s3,

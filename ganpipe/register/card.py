@@ -40,11 +40,12 @@ def card(
     uri = f"models:/{product}/{ref.version}" if ref else f"models:/{product}@candidate"
     points = config.prepare.kind == "point"
     made = "points in the plane" if points else f"images like those of its training data ({config.prepare.described()})"
+    given = "a sentence and random noise" if "caption" in config.columns() else "random noise"
     rows = ", ".join(f"{count:,} {split}" for split, count in record.dataset.rows.items())
     return "\n".join([
         f"# {product}{f' version {ref.version}' if ref else ''}",
         "",
-        f"A generative adversarial network that makes {made}: random noise in, {'points' if points else 'images'} out. "
+        f"A generative adversarial network that makes {made}: {given} in, {'points' if points else 'images'} out. "
         f"Best snapshot of run `{report.run_id}`, after {best.checkpoint.images_seen / 1000:g} thousand real images.",
         "",
         "## Data",
@@ -84,6 +85,14 @@ def card(
                 'samples = model.predict(pd.DataFrame({"seed": [0, 0], "label": ["0", "1"]}))',
             ]
             if "label" in config.columns()
+            else []
+        ),
+        *(
+            [
+                "# Texts are drawn from captions of the training data, unless a column says what is to be seen:",
+                'samples = model.predict(pd.DataFrame({"seed": [0, 0], "text": ["what is to be seen"] * 2}))',
+            ]
+            if "caption" in config.columns()
             else []
         ),
         "```",

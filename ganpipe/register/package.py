@@ -92,8 +92,8 @@ def requirements() -> list[str]:
 
 
 def signature(loaded: LoadedGenerator) -> ModelSignature:
-    """Columns `seed`, optional `index` and, of a generator of classes, optional `label` in; uint8 (rows, height, width,
-    channels) or float32 (rows, 2) out."""
+    """Columns `seed`, optional `index` and, of a generator of classes or of captions, optional `label` or `text` in;
+    uint8 (rows, height, width, channels) or float32 (rows, 2) out."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
@@ -106,6 +106,8 @@ def signature(loaded: LoadedGenerator) -> ModelSignature:
     columns: list[ColSpec | TensorSpec] = [ColSpec("long", "seed"), ColSpec("long", "index", required=False)]
     if loaded.classes:
         columns.append(ColSpec("string", "label", required=False))
+    if loaded.takes_text:
+        columns.append(ColSpec("string", "text", required=False))
     return ModelSignature(inputs=Schema(columns), outputs=Schema([made]))
 
 
@@ -117,7 +119,11 @@ def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) ->
     from ..sample import load_generator
 
     loaded = load_generator(weights)
-    labels = {"label": [loaded.classes[0]] * len(EXAMPLE["seed"])} if loaded.classes else {}
+    asked = {}
+    if loaded.classes:
+        asked = {"label": [loaded.classes[0]] * len(EXAMPLE["seed"])}
+    elif loaded.takes_text:
+        asked = {"text": [(loaded.spec["caption"].examples or ("a text",))[0]] * len(EXAMPLE["seed"])}
 
     with tempfile.TemporaryDirectory() as temporary:
         package = copy_code(Path(temporary))
@@ -129,7 +135,7 @@ def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) ->
             model_config={"package": package.name, "device": "cpu"},
             pip_requirements=requirements(),
             signature=signature(loaded),
-            input_example=pd.DataFrame({**EXAMPLE, **labels}),
+            input_example=pd.DataFrame({**EXAMPLE, **asked}),
             mlflow_model=model,
             metadata=metadata,
         )

@@ -1,15 +1,16 @@
 """The served model. This file is stored with every version and runs there, where ganpipe need not be installed.
 
 It stands alone: the inference code that it samples with is a packed copy under a name of its own (see `package.py`).
-Rows are `seed` and optionally `index`, and `label` (a class by name or number) where the generator knows classes; the
-answer is uint8 (rows, height, width, channels), or float32 (rows, 2) for points, row by row the very samples that
-`ganpipe generate --seed` draws.
+Rows are `seed` and optionally `index`, and `label` (a class by name or number) where the generator knows classes, or
+`text` where it was trained on captions; the answer is uint8 (rows, height, width, channels), or float32 (rows, 2) for
+points, row by row the very samples that `ganpipe generate --seed` draws.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,30 +69,33 @@ class GeneratorModel(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         """uint8 (rows, height, width, channels), or float32 (rows, 2), for a DataFrame of rows."""
-        pictures, labels = rows_to_pictures(model_input), self._labels(model_input)
+        pictures = rows_to_pictures(model_input)
+        labels = self._asked(model_input, "label", "class", self.loaded.class_numbers)
+        texts = self._asked(model_input, "text", "text", self.loaded.texts)
         answer = self.loaded.room_for(len(pictures))
         for seed in dict.fromkeys(seed for seed, _ in pictures):
             wanted = [row for row, picture in enumerate(pictures) if picture[0] == seed]
             indices = [pictures[row][1] for row in wanted]
-            asked = None if labels is None else [labels[row] for row in wanted]
-            start = 0
-            for part in self.sample.draw(self.loaded.gan, self.loaded.module, seed, indices, self.device, asked):
+            asked, said = (None if given is None else [given[row] for row in wanted] for given in (labels, texts))
+            start, loaded = 0, self.loaded
+            for part in self.sample.draw(loaded.gan, loaded.module, seed, indices, self.device, asked, caption=said):
                 rows = wanted[start : start + len(part)]
                 answer[rows] = self.loaded.served(part)
                 start += len(rows)
         return answer
 
-    def _labels(self, rows: pd.DataFrame) -> list[int] | None:
-        """Number of the class that each row asks for; None when none does."""
-        if "label" not in rows.columns:
+    def _asked(
+        self, rows: pd.DataFrame, column: str, what: str, checked: Callable[[list[Any]], Sequence[Any]]
+    ) -> Sequence[Any] | None:
+        """What each row asks for, as it is checked; None when none asks."""
+        if column not in rows.columns:
             return None
-        if rows["label"].isna().any():
-            raise _refuse("column 'label' holds one class in each row; leave the column out to have them drawn")
+        if rows[column].isna().any():
+            raise _refuse(f"column {column!r} holds one {what} in each row; leave the column out to have them drawn")
         try:
-            numbers: list[int] = self.loaded.class_numbers(rows["label"].tolist())
+            return checked(rows[column].tolist())
         except ValueError as error:
-            raise _refuse(f"column 'label': {error}") from error
-        return numbers
+            raise _refuse(f"column {column!r}: {error}") from error
 
 
 set_model(GeneratorModel())

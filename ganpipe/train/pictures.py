@@ -11,10 +11,13 @@ from ..gans.base import GAN
 from ..prepare.manifest import Dataset
 from ..seeds import derive_seed
 from ..spec import class_count
+from .captioned import captioned_png
 
 GRID_SAMPLES = 64
 GRID_CLASSES, OF_A_CLASS = 16, 8
 """Most classes in a grid, and samples of each: one row for each class."""
+GRID_CAPTIONS = 10
+"""Most captions in a grid: the first ones of the test split."""
 POINT_SAMPLES = 2500
 """Generated points in a picture, and most real ones."""
 
@@ -24,7 +27,7 @@ def snapshot_picture(
 ) -> bytes:
     """PNG: a grid of images, or points over real ones with the discriminator's surface beside them.
 
-    Of a generator of classes, images above one another are of the same noise.
+    Of a generator of classes or captions, images above one another are of the same noise; captions stand beside them.
     """
     spec, seed = dataset.spec(), derive_seed("grid")
     if "label" in gan.columns(spec):
@@ -32,6 +35,12 @@ def snapshot_picture(
         label = [number for number in range(classes) for _ in range(OF_A_CLASS)]
         parts = sample.draw(gan, generator, seed, list(range(OF_A_CLASS)) * classes, device, label)
         return sample.grid_png(torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy(), OF_A_CLASS)
+    if "caption" in gan.columns(spec):
+        texts = list(dict.fromkeys(dataset.texts("caption", "test")))[:GRID_CAPTIONS]
+        caption = [text for text in texts for _ in range(OF_A_CLASS)]
+        parts = sample.draw(gan, generator, seed, list(range(OF_A_CLASS)) * len(texts), device, caption=caption)
+        rows = torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy()
+        return captioned_png(rows, OF_A_CLASS, texts)
     if gan.output(spec) == "image":
         images = sample.draw_images(gan, generator, seed, GRID_SAMPLES, device)
         return sample.grid_png(images.numpy())

@@ -10,7 +10,6 @@ import torch
 from sklearn.datasets import load_digits
 
 from ganpipe.config import RunConfig, load_config
-from ganpipe.gans import GANS
 from ganpipe.prepare.manifest import SPLITS, DataManifest, Dataset, Table
 from ganpipe.refs import CheckpointRef
 from ganpipe.runs import RunRecord, begin_run, checkpoint_name, checkpoints
@@ -97,7 +96,7 @@ def publish_checkpoints(
     )
     begin_run(store, record, config)
     torch.manual_seed(seed)
-    gan = GANS["classic"](config.gan)
+    gan = config.recipe()
     generator = gan.build_networks(dataset.spec()).generator.eval()
     for index in range(count):
         step = folder / f"{run_id}-{index}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from tiny import SMALL_R3GAN, SMALL_STYLEGAN2
+from tiny import SMALL_R3GAN, SMALL_STYLEGAN2, SMALL_TEXT
 
 from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
 
@@ -32,6 +32,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "stylegan2": {**SMALL_STYLEGAN2, "r1_every": 2, "path_length_every": 2},
     "stylegan2-plain": {**SMALL_STYLEGAN2, "path_length": None, "style_mixing": 0},
     "stylegan2-projection": {**SMALL_STYLEGAN2, "conditioning": "projection", "latent_components": 3},
+    "text": {**SMALL_TEXT, "r1": 1, "penalty_every": 2},
+    "text-unaware": {**SMALL_TEXT, "wrong_text": 0},
 }
 """`gan` sections of the recipes beside classic."""
 

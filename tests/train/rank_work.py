@@ -35,7 +35,9 @@ def config_of(gan: dict[str, Any], precision: str) -> RunConfig:
     steered = GANS[gan["name"]](GANS[gan["name"]].Config.model_validate(gan)).absolute_logits()
     p = {"start": 0.5, "over_kimg": 0.2, "every": 1} if steered else 0.5
     augment = {"translation": 0.125, "ada": True, "p": p}
-    return load_config({**tiny_raw(precision=precision, micro_batch=4, augment=augment, snapshot_kimg=1), "gan": gan})
+    raw = tiny_raw(precision=precision, micro_batch=4, augment=augment, snapshot_kimg=1)
+    raw["prepare"]["source"] = {"name": "captioned_digits"}
+    return load_config({**raw, "gan": gan})
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor | None]:

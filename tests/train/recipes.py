@@ -54,6 +54,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def recipe(name: str, **train: Any) -> RunConfig:
+    """For `captioned_digits`, which have all that any of them takes."""
     raw = tiny_raw(**train)
+    raw["prepare"]["source"] = {"name": "captioned_digits"}
     raw["gan"] = RECIPES[name] if "name" in RECIPES[name] else raw["gan"] | RECIPES[name]
     return load_config(raw)

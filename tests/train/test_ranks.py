@@ -51,12 +51,12 @@ def _children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
 
 
-def compare(names: list[str], digits: Dataset, settings: Settings, tmp_path: Path) -> None:
+def compare(names: list[str], captioned_digits: Dataset, settings: Settings, tmp_path: Path) -> None:
     """Two ranks against one process over the same micro-batches: every gradient within 1e-5 of its norm."""
     found = []
     for count in (1, 2):
         request = {
-            "dataset": digits.digest,
+            "dataset": captioned_digits.digest,
             "cells": {name: GRID[name] for name in names},
             "out": str(tmp_path / f"{count}.safetensors"),
         }
@@ -73,18 +73,18 @@ def compare(names: list[str], digits: Dataset, settings: Settings, tmp_path: Pat
             assert (ours - theirs).norm() <= 1e-5 * theirs.norm(), f"{cell}: {phase}"
 
 
-def test_two_ranks_train_as_one_process(digits: Dataset, settings: Settings, tmp_path: Path) -> None:
-    compare(FEW, digits, settings, tmp_path)
+def test_two_ranks_train_as_one_process(captioned_digits: Dataset, settings: Settings, tmp_path: Path) -> None:
+    compare(FEW, captioned_digits, settings, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["mlp", "dcgan", "resnet"])
 def test_two_ranks_train_as_one_process_in_every_cell(
-    network: str, digits: Dataset, settings: Settings, tmp_path: Path
+    network: str, captioned_digits: Dataset, settings: Settings, tmp_path: Path
 ) -> None:
     names = [name for name in GRID if name.startswith(network)]
     assert len(names) > 30
-    compare(names, digits, settings, tmp_path)
+    compare(names, captioned_digits, settings, tmp_path)
 
 
 # --- killed ------------------------------------------------------------------------------------------------------

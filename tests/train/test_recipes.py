@@ -21,7 +21,7 @@ from ganpipe.train.trainer import Trainer
 
 FIRST_LOSSES = Path(__file__).with_name("first_losses.json")
 """[[loss of D, loss of G] at steps 1 to 4] by recipe, recorded on x86-64 with torch 2.15."""
-SERVED = ["projection", "r3gan-projection", "stylegan2", "sngan", "mlp"]
+SERVED = ["projection", "r3gan-projection", "stylegan2", "sngan", "mlp", "text"]
 """Recipes that are also loaded as registered models; each takes two seconds."""
 
 
@@ -30,18 +30,20 @@ def test_no_recipe_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_first_losses_are_what_they_were(name: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
+def test_first_losses_are_what_they_were(name: str, captioned_digits: Dataset, store: Store, tmp_path: Path) -> None:
     config = recipe(name, log_every_kimg=0.016, stop={"kimg": 0.064 * recipe(name).recipe().plan(0).d_updates})
-    Trainer(config, digits, "run", store, tmp_path).fit(StopSignal())
+    Trainer(config, captioned_digits, "run", store, tmp_path).fit(StopSignal())
     lines = [json.loads(line)["metrics"] for line in store.read_bytes("runs/run/metrics.jsonl").splitlines()]
     found = [[line["discriminator/loss"], line["generator/loss"]] for line in lines]
     assert found == [pytest.approx(pair, rel=1e-3, abs=1e-5) for pair in json.loads(FIRST_LOSSES.read_text())[name]]
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_seed_is_one_image_wherever_it_is_drawn(name: str, digits: Dataset, store: Store, tmp_path: Path) -> None:
+def test_a_seed_is_one_image_wherever_it_is_drawn(
+    name: str, captioned_digits: Dataset, store: Store, tmp_path: Path
+) -> None:
     """In the trainer, from its checkpoint, and as a registered model; among many and alone."""
-    trainer = Trainer(recipe(name, stop={"kimg": 0.064}), digits, "run", store, tmp_path)
+    trainer = Trainer(recipe(name, stop={"kimg": 0.064}), captioned_digits, "run", store, tmp_path)
     weights = store.fetch(trainer.fit(StopSignal()).prefix)["generator.safetensors"]
     loaded = sample.load_generator(weights)
     many = sample.draw_images(loaded.gan, loaded.module, 5, 100)

@@ -42,10 +42,10 @@ def weights(store: Store, ref: CheckpointRef) -> dict[str, str]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_interrupted_and_resumed_equals_never_interrupted(
-    name: str, precision: str, digits: Dataset, store: Store, tmp_path: Path
+    name: str, precision: str, captioned_digits: Dataset, store: Store, tmp_path: Path
 ) -> None:
     config = recipe(name, precision=precision, augment={"translation": 0.125}, micro_batch=8)
-    straight = trainer(config, digits, store, tmp_path, "straight").fit(StopSignal())
+    straight = trainer(config, captioned_digits, store, tmp_path, "straight").fit(StopSignal())
 
     class StopAfter:
         """Asks to stop once five steps were made."""
@@ -56,10 +56,10 @@ def test_interrupted_and_resumed_equals_never_interrupted(
         def requested(self) -> bool:
             return first.progress.steps >= 5
 
-    first = trainer(config, digits, store, tmp_path, "resumed")
+    first = trainer(config, captioned_digits, store, tmp_path, "resumed")
     with pytest.raises(Interrupted, match="--resume resumed"):
         first.fit(StopAfter())
-    second = trainer(config, digits, store, tmp_path, "resumed")
+    second = trainer(config, captioned_digits, store, tmp_path, "resumed")
     resumed = second.fit(StopSignal())
 
     assert second.progress.images_seen == straight.images_seen >= 320
@@ -73,9 +73,9 @@ def test_interrupted_and_resumed_equals_never_interrupted(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_phase_reaches_every_parameter_of_its_network(
-    name: str, digits: Dataset, store: Store, tmp_path: Path
+    name: str, captioned_digits: Dataset, store: Store, tmp_path: Path
 ) -> None:
-    subject = trainer(recipe(name), digits, store, tmp_path)
+    subject = trainer(recipe(name), captioned_digits, store, tmp_path)
     for phase, network in (("discriminator", subject.discriminator), ("generator", subject.generator)):
         assert network is not None
         seen: list[bool] = []
