@@ -134,6 +134,10 @@ class GAN(ABC):
     def check_text(self, text: str) -> None:
         """Raises InputError when this is no text that a generator of captions can be asked for."""
 
+    def requirements(self) -> frozenset[str]:
+        """Packages that its generator needs to be loaded, beside those that all recipes do."""
+        return frozenset()
+
     @abstractmethod
     def optimizers(self) -> OptimizersConfig:
         """The recipe's defaults; `train.optimizers` may override any field."""

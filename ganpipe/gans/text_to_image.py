@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import losses
 from ..errors import InputError
 from ..networks import dcgan
+from ..networks.pretrained import PretrainedEncoder, pretrained
 from ..networks.text import ByteEncoder, TextDiscriminator, TextGenerator, check_text, to_bytes
 from ..options import Adam, GanConfig, OptimizersConfig, Section
 from ..rng import SampleRng
@@ -30,11 +31,24 @@ class BytesEncoder(Section):
     """Their number; each sees two bytes further to either side."""
 
 
+class HuggingFaceEncoder(Section):
+    """A frozen text model of the hub, with a linear layer that learns; needs the extra `text`."""
+
+    name: Literal["hugging_face"] = "hugging_face"
+    id: str = Field(min_length=1)
+    """`owner/name` with safetensors, or a local folder of the same. It is needed wherever the generator is loaded."""
+    revision: str | None = None
+    """Branch, tag or commit. null: the newest of the main branch, or of the local cache."""
+
+
+Encoder = Annotated[BytesEncoder | HuggingFaceEncoder, Field(discriminator="name")]
+
+
 class TextToImageConfig(GanConfig):
     """DCGAN's networks, each with an encoder of its own."""
 
     name: Literal["text_to_image"] = "text_to_image"
-    encoder: BytesEncoder = BytesEncoder()
+    encoder: Encoder = BytesEncoder()
     """What makes a vector of a sentence."""
     max_bytes: int = Field(128, ge=1, le=4096)
     """Longest text, in bytes of UTF-8: a letter has one in English, two in Greek or Russian, three in Chinese."""
@@ -83,6 +97,9 @@ class TextToImage(GAN):
     def check_text(self, text: str) -> None:
         check_text(text, self.config.max_bytes)
 
+    def requirements(self) -> frozenset[str]:
+        return frozenset({"transformers"} if isinstance(self.config.encoder, HuggingFaceEncoder) else ())
+
     def optimizers(self) -> OptimizersConfig:
         """DCGAN's Adam, as arXiv:1605.05396, Sec. 5, has it."""
         return OptimizersConfig(generator=Adam(), discriminator=Adam())
@@ -103,8 +120,11 @@ class TextToImage(GAN):
             TextDiscriminator(plain, self._encoder(), config.text_dim),
         )
 
-    def _encoder(self) -> ByteEncoder:
-        return ByteEncoder(self.config.text_dim, self.config.encoder.width, self.config.encoder.layers)
+    def _encoder(self) -> ByteEncoder | PretrainedEncoder:
+        encoder, text_dim = self.config.encoder, self.config.text_dim
+        if isinstance(encoder, HuggingFaceEncoder):
+            return PretrainedEncoder(pretrained(encoder.id, encoder.revision), text_dim)
+        return ByteEncoder(text_dim, encoder.width, encoder.layers)
 
     def absolute_logits(self) -> bool:
         return True

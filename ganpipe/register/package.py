@@ -76,8 +76,8 @@ def copy_code(folder: Path) -> Path:
     return package
 
 
-def requirements() -> list[str]:
-    """`name==version`, as installed here, of all that the packed code and the served model import."""
+def requirements(loaded: LoadedGenerator) -> list[str]:
+    """`name==version`, as installed here, of all that the packed code, the served model and the generator import."""
     modules: set[str] = set()
     for path in [*closure(), SERVED]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -87,6 +87,7 @@ def requirements() -> list[str]:
                 modules.add(node.module.split(".")[0])
     owners = importlib.metadata.packages_distributions()
     names = {module if module in owners[module] else owners[module][0] for module in modules - sys.stdlib_module_names}
+    names |= loaded.gan.requirements()
     # A local version (+cpu, +cu128) names a build that package indexes do not carry.
     return sorted(f"{name}=={importlib.metadata.version(name).partition('+')[0]}" for name in names)
 
@@ -133,7 +134,7 @@ def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) ->
             code_paths=[str(package)],
             artifacts={"generator": weights.as_uri()},
             model_config={"package": package.name, "device": "cpu"},
-            pip_requirements=requirements(),
+            pip_requirements=requirements(loaded),
             signature=signature(loaded),
             input_example=pd.DataFrame({**EXAMPLE, **asked}),
             mlflow_model=model,

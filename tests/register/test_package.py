@@ -52,8 +52,8 @@ def test_the_package_is_named_by_its_sources(tmp_path: Path) -> None:
     assert before.startswith("ganpipe_") and package.package_name(files, root) != before
 
 
-def test_requirements_are_pinned_and_few() -> None:
-    lines = package.requirements()
+def test_requirements_are_pinned_and_few(served: tuple[Any, Path]) -> None:
+    lines = package.requirements(sample.load_generator(served[1]))
     assert {line.partition("==")[0] for line in lines} == {
         "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch",
     }  # fmt: skip

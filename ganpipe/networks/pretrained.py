@@ -1,0 +1,122 @@
+"""A frozen text encoder of the Hugging Face hub, by name; needs the extra `text`.
+
+Its weights are no part of a generator's file: there, and in every checkpoint, stands their digest, and whoever loads
+the file needs the same encoder at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+REMEMBERED = 65_536
+"""Texts whose vectors are kept, so that an encoder reads each once."""
+
+
+class Pretrained:
+    """The encoder itself, shared by all networks of a process; copies of a network share it too."""
+
+    def __init__(self, id: str, revision: str | None):
+        """Raises InputError when transformers is not installed, or the encoder cannot be loaded."""
+        try:
+            transformers: Any = importlib.import_module("transformers")
+        except ImportError as error:
+            raise InputError(
+                f"gan.encoder {id!r} is loaded by transformers, which is not installed: pip install 'ganpipe[text]', "
+                "or set gan.encoder to {name: bytes}"
+            ) from error
+        self.id = id
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(id, revision=revision)
+            model: Any = transformers.AutoModel.from_pretrained(
+                id, revision=revision, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().split("\n", 1)[0]
+            raise InputError(
+                f"gan.encoder.id: {id!r} cannot be loaded as a text encoder with safetensors: {reason}"
+            ) from error
+        if model.config.is_encoder_decoder:
+            model = model.get_encoder()
+        self.model: Any = getattr(model, "text_model", model).eval().requires_grad_(False)
+        limits = self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None)
+        self.limit = min(limit for limit in limits if limit is not None)
+        self.dim: int = self.model.config.hidden_size
+        self.digest = _digest(self.model)
+        self._known: dict[bytes, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pretrained:
+        return self
+
+    def __call__(self, caption_NL: Tensor) -> Tensor:
+        """uint8 (N, L), filled up with 0 -> float32 (N, dim): the mean of its last layer over the text's tokens.
+
+        Texts are read one by one: what others are beside it changes no bit of a text's vector.
+        Raises InputError for a text of more tokens than it reads.
+        """
+        texts = [bytes(row).rstrip(b"\0") for row in caption_NL.cpu().numpy()]
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        for data in dict.fromkeys(texts):
+            if data not in self._known:
+                self._known[data] = self._vector(data.decode(), caption_NL.device)
+        return torch.stack([self._known[data] for data in texts]).to(caption_NL.device)
+
+    @torch.no_grad()
+    def _vector(self, text: str, device: torch.device) -> Tensor:
+        tokens = self.tokenizer(text, return_tensors="pt", truncation=False)
+        count = tokens["input_ids"].shape[1]
+        if count > self.limit:
+            raise InputError(f"text {text[:37]!r}... has {count} tokens, and gan.encoder {self.id} reads {self.limit}")
+        with torch.autocast(device.type, enabled=False):
+            self.model.to(device)
+            wanted = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+            hidden_1TD = self.model(**wanted).last_hidden_state
+        mask_1T1 = wanted["attention_mask"].unsqueeze(2)
+        return ((hidden_1TD * mask_1T1).sum(1) / mask_1T1.sum(1))[0].float()
+
+
+@lru_cache(maxsize=4)
+def pretrained(id: str, revision: str | None) -> Pretrained:
+    """The encoder, loaded once."""
+    return Pretrained(id, revision)
+
+
+def _digest(model: nn.Module) -> bytes:
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha256.update(f"{name}{tuple(tensor.shape)}".encode())
+        sha256.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return sha256.digest()
+
+
+class PretrainedEncoder(nn.Module):
+    """uint8 (N, L), filled up with 0 -> (N, E): the frozen encoder's vector, and a linear layer that learns."""
+
+    encoder_sha256: Tensor
+
+    def __init__(self, encoder: Pretrained, text_dim: int):
+        super().__init__()
+        self.encoder = encoder
+        self.out = nn.Linear(encoder.dim, text_dim)
+        self.register_buffer("encoder_sha256", torch.tensor(list(encoder.digest), dtype=torch.uint8))
+
+    def forward(self, caption_NL: Tensor) -> Tensor:
+        return self.out(self.encoder(caption_NL))
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Raises InputError when the weights were trained beside another encoder."""
+        stated = state_dict.get(f"{prefix}encoder_sha256")
+        if stated is not None and not torch.equal(stated.cpu(), self.encoder_sha256.cpu()):
+            raise InputError(
+                f"gan.encoder.id: {self.encoder.id!r} has other weights here than it had in training; set its "
+                "revision, or restore its folder"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *rest)

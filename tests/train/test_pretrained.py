@@ -1,0 +1,128 @@
+"""A frozen encoder by name: a tiny random one, saved like those of the hub, hears, is not trained, and is asked for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import SMALL_TEXT, tiny_raw
+
+from ganpipe import sample
+from ganpipe.config import RunConfig, load_config
+from ganpipe.errors import InputError
+from ganpipe.launch import StopSignal
+from ganpipe.networks.pretrained import pretrained
+from ganpipe.networks.text import to_bytes
+from ganpipe.prepare.manifest import Dataset
+from ganpipe.register import package
+from ganpipe.storage import Store
+from ganpipe.train.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(
+    find_spec("transformers") is None and not os.environ.get("CI"), reason="transformers is not installed"
+)
+WORDS = [
+    *("[PAD]", "[UNK]", "a", "bold", "thin", "heavy", "light", "seven", "three"),
+    *("leaning", "slanted", "to", "the", "left", "right"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def save_encoder(folder: Path, seed: int = 0) -> Path:
+    """BERT with a layer of 16 features, which reads at most 16 words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 16}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
+    torch.manual_seed(seed)
+    shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = BertConfig(vocab_size=len(WORDS), num_attention_heads=2, max_position_embeddings=16, **shape)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def config_of(encoder: Path, **train: Any) -> RunConfig:
+    raw = tiny_raw(**train)
+    raw["prepare"]["source"] = {"name": "captioned_digits"}
+    return load_config({**raw, "gan": {**SMALL_TEXT, "encoder": {"name": "hugging_face", "id": str(encoder)}}})
+
+
+def test_a_vector_is_the_mean_of_the_words_and_depends_on_its_own_text_alone(tmp_path: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = save_encoder(tmp_path / "encoder")
+    encoder = pretrained(str(folder), None)
+    texts = ["a bold seven leaning left", "thin three", "Ω 七"]
+    found = encoder(to_bytes(texts, 40))
+    assert found.shape == (3, 16) and not found.requires_grad
+    model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    for text, vector in zip(texts, found, strict=True):
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(vector, hidden.mean(0))
+        assert torch.equal(encoder(to_bytes([text], 60))[0], vector)
+    with pytest.raises(InputError, match=r"has 17 tokens, and gan\.encoder .*encoder reads 16"):
+        encoder(to_bytes(["a " * 17], 40))
+
+
+def test_it_is_heard_and_not_trained(captioned_digits: Dataset, store: Store, tmp_path: Path) -> None:
+    folder = save_encoder(tmp_path / "encoder")
+    trainer = Trainer(config_of(folder, stop={"kimg": 0.064}), captioned_digits, "run", store, tmp_path)
+    before = {name: tensor.clone() for name, tensor in pretrained(str(folder), None).model.state_dict().items()}
+    ref = trainer.fit(StopSignal())
+    after = pretrained(str(folder), None).model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    files = store.fetch(ref.prefix)
+    assert not any("embeddings" in name for name in load_file(files["training.safetensors"]))
+    loaded = sample.load_generator(files["generator.safetensors"])
+    bold, thin = (
+        sample.draw_images(loaded.gan, loaded.module, 5, 20, caption=[f"a {weight} seven"] * 20)
+        for weight in ("bold", "thin")
+    )
+    assert not torch.equal(bold, thin)
+    trained = sample.draw_images(trainer.gan, trainer.ema.module, 5, 20, caption=["a bold seven"] * 20)
+    assert torch.equal(trained, bold)
+    assert any(line.startswith("transformers==") for line in package.requirements(loaded))
+
+
+def test_another_encoder_under_the_same_name_is_refused(
+    captioned_digits: Dataset, store: Store, tmp_path: Path
+) -> None:
+    folder = save_encoder(tmp_path / "encoder")
+    ref = Trainer(config_of(folder, stop={"kimg": 0.064}), captioned_digits, "run", store, tmp_path).fit(StopSignal())
+    weights = store.fetch(ref.prefix)["generator.safetensors"]
+    shutil.rmtree(folder)
+    pretrained.cache_clear()
+    with pytest.raises(InputError, match=r"gan\.encoder\.id: .*encoder' cannot be loaded"):
+        sample.load_generator(weights)
+    save_encoder(folder, seed=1)
+    with pytest.raises(InputError, match=r"gan\.encoder\.id: .* has other weights here than it had in training"):
+        sample.load_generator(weights)
+
+
+def test_without_transformers_the_extra_is_named(tmp_path: Path) -> None:
+    """In a process where it cannot be imported."""
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "from ganpipe.networks.pretrained import pretrained\n"
+        "from ganpipe.errors import InputError\n"
+        "try: pretrained('x/y', None)\n"
+        "except InputError as error: sys.exit(str(error))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "pip install 'ganpipe[text]'" in ended.stderr and ended.returncode == 1
