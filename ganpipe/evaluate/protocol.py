@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from .. import config as configuration
 from ..config import RunConfig
@@ -193,6 +193,14 @@ class Protocol(BaseModel):
     """Fewest images of a class on each side that its own scores are measured with."""
     controls: Controls = Controls()
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without phrasings it is written as before there were any: hashes hang on it."""
+        written: dict[str, Any] = handler(self)
+        if self.phrasings is None:
+            written.pop("phrasings", None)
+        return written
+
     @property
     def held_out(self) -> str:
         """The control split of a data set, which always has one."""
@@ -212,9 +220,8 @@ def differences(before: Protocol, after: Protocol) -> list[str]:
 
 
 def _counted(protocol: Protocol) -> dict[str, Any]:
-    """All that counts, without what its format or its data had not, as JSON values."""
-    absent = {"phrasings"} if protocol.phrasings is None else set()
-    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *absent, *(SINCE_2 if protocol.format == 1 else ())})
+    """All that counts, without what its format had not, as JSON values."""
+    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
 
 
 def headline(protocol: Mapping[str, Any], hash: str) -> str:
