@@ -62,7 +62,8 @@ class Column(Part):
     meanings: Meanings | None = None
     """Of meanings: what their numbers stand for."""
     examples: tuple[str, ...] | None = None
-    """Of captions: some of those that are trained on, which a generator draws from when it is told nothing."""
+    """Of captions: some of those that are trained on, which a generator draws from when it is told nothing. They stand
+    in no manifest: whoever opens the data adds them."""
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

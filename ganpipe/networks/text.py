@@ -16,8 +16,8 @@ from ..errors import InputError
 from . import dcgan
 
 TEXT_DEVIATION = 0.1
-"""What a sentence's vector is multiplied by beside latents of deviation 1. As it comes it takes over: on the digits
-samples of one sentence were then half as varied after 20 kimg."""
+"""What a sentence's vector is multiplied by beside latents of deviation 1. As it comes it takes over, and samples of
+one sentence are nearly alike."""
 KERNEL = 5
 """Bytes that a convolution looks at."""
 

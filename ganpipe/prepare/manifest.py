@@ -14,6 +14,8 @@ from ..storage import Store
 
 FORMAT: Final = 1
 SPLITS = ("test", "extractor", "train")
+EXAMPLES = 256
+"""Captions that travel with the weights of a generator, at most."""
 
 
 class Table(Part):
@@ -106,8 +108,12 @@ class Dataset:
         return self.manifest.digest
 
     def spec(self) -> DataSpec:
-        """Columns by name over all tables: what networks are built for."""
-        return {name: column for table in self.manifest.tables.values() for name, column in table.columns.items()}
+        """Columns by name over all tables: what networks are built for. Captions come with some of training's."""
+        columns = {name: column for table in self.manifest.tables.values() for name, column in table.columns.items()}
+        if "caption" in columns:
+            examples = tuple(self.texts("caption", "train", EXAMPLES))
+            columns["caption"] = columns["caption"].model_copy(update={"examples": examples})
+        return columns
 
     def column(self, name: str, split: str, table: str = "main") -> np.ndarray:
         """Rows of one split, (N, *shape), memory-mapped when the column is one shard. Not for ragged columns."""

@@ -20,8 +20,6 @@ from .manifest import FORMAT, SPLITS, DataManifest, Table, offsets_name
 SHARD_BYTES = 256 << 20
 COPY_BYTES = 4 << 20
 DIGEST_LENGTH = 32
-EXAMPLES = 256
-"""Captions that are kept in their column's description."""
 
 
 def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES) -> DataManifest:
@@ -51,17 +49,13 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
             vocabulary=given.classes,
             shards=_write_column(folder, "main.label", np.asarray(labels, np.int64), order, shard_bytes),
         )
-    extractor_fraction = config.extractor_fraction if isinstance(config, PrepareConfig) else 0
-    splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, extractor_fraction)
     if captions is not None:
-        first, last = splits["train"]
         columns["caption"] = Column(
             kind="caption",
             dtype="uint8",
             shape=(max(map(len, captions), default=0),),
             ragged=True,
             shards=(_write_captions(folder, "main.caption-00000.npy", [captions[row] for row in order]),),
-            examples=tuple(captions[row].decode() for row in order[first:last][:EXAMPLES]),
         )
     if given.said is not None and given.meanings is not None:
         columns["meaning"] = Column(
@@ -72,6 +66,8 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
             shards=_write_column(folder, "main.meaning", np.asarray(given.said, np.int64), order, shard_bytes),
         )
     preparation = config.model_dump(mode="json", exclude={"source", "on_corrupt"})
+    extractor_fraction = config.extractor_fraction if isinstance(config, PrepareConfig) else 0
+    splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, extractor_fraction)
     return DataManifest(
         digest=_digest(preparation, columns, (identities[row] for row in order)),
         tables={"main": Table(rows=len(order), splits=splits, columns=columns)},
@@ -103,9 +99,7 @@ def row_identity(content: bytes, label: int, caption: bytes | None, said: tuple[
 
 def _digest(preparation: dict[str, Any], columns: dict[str, Column], rows: Iterable[bytes]) -> str:
     """Names content and preparation; knows nothing of paths, order or dates."""
-    described = {
-        name: column.model_dump(mode="json", exclude={"shards", "examples"}) for name, column in columns.items()
-    }
+    described = {name: column.model_dump(mode="json", exclude={"shards"}) for name, column in columns.items()}
     header = {"format": FORMAT, "preparation": preparation, "columns": described}
     sha256 = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for row in rows:
