@@ -94,7 +94,10 @@ class Augment:
 
 
 class Door(nn.Module):
-    """What recipes get as `nets.discriminator`: every image is augmented, then judged, under its conditions if any."""
+    """What recipes get as `nets.discriminator`: every image is augmented, then judged, under its conditions if any.
+
+    Conditions that are images themselves are augmented by the same draws: a source moves with what is made of it.
+    """
 
     def __init__(self, discriminator: nn.Module, augment: Augment):
         super().__init__()
@@ -110,4 +113,6 @@ class Door(nn.Module):
     def forward(self, images_NCHW: Tensor, *conditions: Tensor) -> Tensor:
         assert self.rng is not None, "the trainer opens the door before each loss"
         self.calls += 1
-        return self.discriminator(self.augment(images_NCHW, self.rng, f"augment{self.calls}"), *conditions)
+        rng, name = self.rng, f"augment{self.calls}"
+        seen = [self.augment(rows, rng, name) if rows.dim() == 4 else rows for rows in (images_NCHW, *conditions)]
+        return self.discriminator(*seen)

@@ -1,7 +1,7 @@
 """Adversarial terms and penalties: pure functions of logits and networks, each citing its equation.
 
-Logits are (N,) and unbounded: D(x) = sigmoid(logit) where a term speaks of probabilities. Every term is a scalar to be
-minimised, computed in float32 whatever the networks ran in.
+Logits are (N,), or (N, h, w) of patches, which count as one each, and unbounded: D(x) = sigmoid(logit) where a term
+speaks of probabilities. Every term is a scalar to be minimised, computed in float32 whatever the networks ran in.
 """
 
 from __future__ import annotations

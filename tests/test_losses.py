@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ganpipe import losses
+from ganpipe.gans.classic import OBJECTIVES, Objective
 
 REAL = torch.tensor([-3.0, -0.2, 0.0, 0.7, 4.0], dtype=torch.float64)
 WRONG = torch.tensor([-2.0, -0.7, 0.1, 1.3, 3.5], dtype=torch.float64)
@@ -54,6 +55,15 @@ def probability(logits: torch.Tensor) -> torch.Tensor:
 )
 def test_terms_equal_their_textbook_form(computed: torch.Tensor, expected: torch.Tensor) -> None:
     assert float(computed) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=list(OBJECTIVES))
+def test_patches_count_as_one_logit_each(objective: Objective) -> None:
+    real, fake = torch.randn(2, 12, generator=torch.Generator().manual_seed(0))
+    sides = (real, fake) if objective.paired else (fake,)
+    patches = [side.view(2, 3, 2) for side in (real, fake)]
+    assert torch.equal(objective.discriminator(*patches), objective.discriminator(real, fake))
+    assert torch.equal(objective.generator(*patches[-len(sides) :]), objective.generator(*sides))
 
 
 def test_terms_stay_finite_where_the_textbook_form_does_not() -> None:

@@ -88,6 +88,9 @@ class Request:
     n: int
     latents: Tensor | None = None
     sources: Tensor | None = None
+    """Images to translate, float (n, C, H, W) in [-1, 1]."""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """Which way, where a recipe knows both."""
     label: Tensor | None = None
     caption: tuple[str, ...] | None = None
     truncation: float = 1.0

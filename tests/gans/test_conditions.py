@@ -83,3 +83,16 @@ def test_conditions_pass_the_door_as_they_are_and_penalties_reach_through_it() -
     torch.testing.assert_close(zero_centred, (label_N.square() * norms_N).mean() / 2)
     mixed = gradient_penalty(lambda images: door(images, label_N), images_NCHW, -images_NCHW, torch.ones(4))
     torch.testing.assert_close(mixed, (label_N * norms_N.sqrt() - 1).square().mean())
+
+
+def test_a_source_is_augmented_as_what_is_made_of_it() -> None:
+    class Difference(nn.Module):
+        def forward(self, images_NCHW: Tensor, sources_NCHW: Tensor) -> Tensor:
+            return (images_NCHW - sources_NCHW).flatten(1)
+
+    door = Door(Difference(), Augment(AugmentConfig(translation=0.25, cutout=0.5), 16, CPU))
+    door.augment.p.fill_(1)
+    door.open(StepRng(0, 0, "d0", 4, slice(0, 4), CPU))
+    images_NCHW = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert not door(images_NCHW, images_NCHW.clone()).any()
+    assert door(images_NCHW, torch.zeros(4, 1, 8, 8)).count_nonzero() < images_NCHW.numel()
