@@ -134,7 +134,7 @@ class Batches:
 def jittered(images_NCHW: Tensor, side: int, corners_N2: Tensor) -> Tensor:
     """Enlarged to `side` pixels by bicubic interpolation, within [-1, 1], and cropped to the size they had: the corner,
     down and across, is this share of the way to the last one."""
-    n, channels, height, _ = images_NCHW.shape
+    n, _, height, _ = images_NCHW.shape
     enlarged = F.interpolate(images_NCHW, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
     first_N2 = (corners_N2 * (side - height + 1)).long()
     pixels = torch.arange(height, device=images_NCHW.device)
