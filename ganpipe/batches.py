@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import InputError
@@ -32,8 +33,10 @@ class Batches:
         seed: int,
         device: torch.device,
         mirror: bool = False,
+        jitter: int | None = None,
     ):
-        """`mirror` turns every image left to right with probability 1/2, all images of a row together.
+        """`mirror` turns every image left to right with probability 1/2, all images of a row together; `jitter`
+        enlarges them to so many pixels and crops their size out at random, all images of a row at one place.
 
         Captions are those that `Wording` chooses, WRONG_CAPTION among them. Raises InputError when the data set lacks a
         column, or rows.
@@ -41,19 +44,22 @@ class Batches:
         self.seed = seed
         self.device = device
         self.mirror = mirror
+        self.jitter = jitter
         self.columns: dict[str, Column] = {}
         self.tables: dict[str, str] = {}
+        columns = set(columns)
         self.data: dict[str, Tensor | np.ndarray | Ragged] = {}
         self.orders: dict[tuple[str, int], np.ndarray] = {}
-        for table, described in dataset.manifest.tables.items():
-            for name in sorted(set(columns) & set(described.columns)):
-                self.tables[name], self.columns[name] = table, described.columns[name]
+        spec = dataset.spec()
+        for name, (table, column) in dataset.manifest.places().items():
+            if name in columns:
+                self.tables[name], self.columns[name] = table, spec[name]
                 self.data[name] = (
-                    dataset.ragged(name, split, table)
-                    if described.columns[name].ragged
-                    else _place(dataset.column(name, split, table), device)
+                    dataset.ragged(column, split, table)
+                    if spec[name].ragged
+                    else _place(dataset.column(column, split, table), device)
                 )
-        if missing := set(columns) - set(self.columns) - {WRONG_CAPTION}:
+        if missing := columns - set(self.columns) - {WRONG_CAPTION}:
             raise InputError(
                 f"the recipe needs the columns {sorted(missing)}, the data set has {sorted(dataset.spec())}"
             )
@@ -75,17 +81,21 @@ class Batches:
             batch["caption"] = self._gather("caption", self.wording.right(*place))
             if self.with_wrong:
                 batch[WRONG_CAPTION] = self._gather("caption", self.wording.wrong(*place))
-        if self.mirror:
-            flips = {table: self._flips(table, position, global_batch)[rows] for table in self.sizes}
-            for name, table in self.tables.items():
-                if self.columns[name].kind == "image":
-                    batch[name] = torch.where(flips[table][:, None, None, None], batch[name].flip(-1), batch[name])
+        draws = {table: self._draws(table, position, global_batch, rows) for table in self.sizes}
+        for name, table in self.tables.items():
+            if self.columns[name].kind == "image":
+                flips_N, corners_N2 = draws[table]
+                if self.jitter is not None:
+                    batch[name] = jittered(batch[name], self.jitter, corners_N2)
+                if self.mirror:
+                    batch[name] = torch.where(flips_N[:, None, None, None], batch[name].flip(-1), batch[name])
         return batch
 
-    def _flips(self, table: str, position: int, global_batch: int) -> Tensor:
-        """Which rows of a global batch are mirrored, bool."""
-        generator = generator_for("cpu", "mirror", self.seed, table, position)
-        return (torch.rand(global_batch, generator=generator) < 0.5).to(self.device)
+    def _draws(self, table: str, position: int, global_batch: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """Of some rows of a global batch: which are mirrored, bool, and where they are cropped, on [0, 1)."""
+        flips_N = torch.rand(global_batch, generator=generator_for("cpu", "mirror", self.seed, table, position)) < 0.5
+        corners_N2 = torch.rand(global_batch, 2, generator=generator_for("cpu", "crop", self.seed, table, position))
+        return flips_N[rows].to(self.device), corners_N2[rows].to(self.device)
 
     def _indices(self, table: str, position: int, n: int) -> np.ndarray:
         size = self.sizes[table]
@@ -119,6 +129,19 @@ class Batches:
         if self.columns[name].kind == "image":
             return to_float(rows).contiguous(memory_format=torch.channels_last)
         return rows
+
+
+def jittered(images_NCHW: Tensor, side: int, corners_N2: Tensor) -> Tensor:
+    """Enlarged to `side` pixels by bicubic interpolation, within [-1, 1], and cropped to the size they had: the corner,
+    down and across, is this share of the way to the last one."""
+    n, _, height, _ = images_NCHW.shape
+    enlarged = F.interpolate(images_NCHW, (side, side), mode="bicubic", align_corners=False).clamp(-1, 1)
+    first_N2 = (corners_N2 * (side - height + 1)).long()
+    pixels = torch.arange(height, device=images_NCHW.device)
+    rows_NH, columns_NW = first_N2[:, :1] + pixels, first_N2[:, 1:] + pixels
+    # Indexing puts the indexed dimensions first: channels come last, as they lie in memory.
+    number_N11 = torch.arange(n, device=images_NCHW.device)[:, None, None]
+    return enlarged[number_N11, :, rows_NH[:, :, None], columns_NW[:, None, :]].permute(0, 3, 1, 2)
 
 
 def _place(data: np.ndarray, device: torch.device) -> Tensor | np.ndarray:

@@ -87,6 +87,9 @@ class TrainConfig(Section):
     """Half-life of the moving average of the generator's weights, thousands of images; 0 keeps the newest weights."""
     mirror: bool = False
     """Show a training image mirrored left to right every second time, at random. Scores are of images as they are."""
+    jitter: int | None = None
+    """Enlarge training images to so many pixels, and crop prepare.resolution out at random: for 256 px pix2pix and
+    CycleGAN take 286 (arXiv:1611.07004, Sec. 6.2). Images of a pair are cropped alike. null: images as they are."""
     augment: AugmentConfig = AugmentConfig()
     """Augmentation at the discriminator's door."""
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -193,6 +196,11 @@ class RunConfig(Section):
         gan.columns(self.prepare.columns)  # an InputError is a ValueError
         if isinstance(self.prepare, PrepareConfig):
             gan.check_resolution(self.prepare.resolution)
+            if self.train.jitter is not None and self.train.jitter <= self.prepare.resolution:
+                raise ValueError(
+                    f"train.jitter is {self.train.jitter}, and prepare.resolution {self.prepare.resolution} is to be "
+                    "cropped out of so many pixels; raise train.jitter, or leave it out"
+                )
         if isinstance(self.train.augment.p, ControllerConfig) and not gan.absolute_logits():
             raise ValueError(
                 "train.augment.p has a controller, which steers by the sign of D's logits, and of this gan's only "
@@ -211,6 +219,7 @@ class RunConfig(Section):
             )
         for field, given in (
             ("train.mirror", self.train.mirror),
+            ("train.jitter", self.train.jitter),
             *((f"train.augment.{name}", True) for name in self.train.augment.transforms()),
             ("train.stop_on", self.train.stop_on),
         ):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from .options import Section
-from .sourceconfig import Source, StackedDigitsSource
+from .sourceconfig import StackedDigitsSource
+from .translationconfig import SOURCE_NAMES, UNPAIRED, AnySource, in_pairs
 
 
 class PrepareConfig(Section):
     """Stage 1: from a source of images to content-addressed shards."""
 
-    source: Source
+    source: AnySource
     """Where the data comes from."""
+    derive: Literal["edges", "mask", "grey", "downscale"] | None = None
+    """Makes pairs of single images, each the target of what is left of it: its `edges` (Canny), the image with a `mask`
+    over its lower half, in `grey`, or `downscale`d to a quarter of its height and width. null: nothing is made."""
     resolution: int = Field(ge=8, le=1024)
     """Height and width of the prepared images, pixels; a power of two."""
     channels: Literal[1, 3] = 3
@@ -24,7 +28,8 @@ class PrepareConfig(Section):
     background: tuple[int, int, int] = (255, 255, 255)
     """RGB, 0 to 255: what shows through transparent pixels."""
     test_fraction: float = Field(0.2, gt=0, lt=0.5)
-    """Share of the images that is never trained on: the floor of every score."""
+    """Share of the images that is never trained on: the floor of every score. Of no account where folders named after
+    splits say what is tested on."""
     extractor_fraction: float = Field(0.15, ge=0, lt=0.5)
     """Share of the images that only the `domain` feature extractor is trained on; 0 when another extractor is used."""
     on_corrupt: Literal["fail", "skip"] = "fail"
@@ -33,9 +38,8 @@ class PrepareConfig(Section):
     @field_validator("source", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        names = [kind.model_fields["name"].default for kind in get_args(get_args(Source)[0])]
-        if isinstance(value, dict) and value.get("name") not in names:
-            raise ValueError(f"name is {value.get('name')!r}; there is {', '.join([*names, *POINT_SOURCES])}")
+        if isinstance(value, dict) and value.get("name") not in SOURCE_NAMES:
+            raise ValueError(f"name is {value.get('name')!r}; there is {', '.join([*SOURCE_NAMES, *POINT_SOURCES])}")
         return value
 
     @field_validator("resolution")
@@ -61,15 +65,38 @@ class PrepareConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _derived_from_single_images(self) -> PrepareConfig:
+        if self.derive is None:
+            return self
+        if in_pairs(self.source) or isinstance(self.source, (StackedDigitsSource, *UNPAIRED)):
+            raise ValueError(
+                f"prepare.derive makes pairs of single images, and prepare.source {self.source.name} "
+                f"{'is of pairs already' if in_pairs(self.source) else 'has none'}; leave it out"
+            )
+        if self.derive == "grey" and self.channels == 1:
+            raise ValueError(
+                "prepare.derive is grey, and so are all images that prepare.channels 1 makes: every source would be "
+                "its own target; set prepare.channels to 3"
+            )
+        return self
+
     @property
     def kind(self) -> Literal["image"]:
         """The kind of column that is prepared."""
         return "image"
 
     @property
+    def paired(self) -> bool:
+        """Whether each row is a source and its target."""
+        return self.derive is not None or in_pairs(self.source)
+
+    @property
     def columns(self) -> frozenset[str]:
         """What a recipe may find in the data, as far as it can be told before any is read."""
-        return frozenset({self.kind}) | self.source.columns()
+        if isinstance(self.source, UNPAIRED):
+            return frozenset({"a", "b"})
+        return frozenset({"source", "target"} if self.paired else {"image"}) | self.source.columns()
 
     def described(self) -> str:
         """For people: what the rows look like."""

@@ -30,7 +30,7 @@ class DatasetRef(Ref):
     digest: str
     """Hex digest of content and preparation; names `datasets/<digest>/`."""
     rows: dict[str, int]
-    """Number of rows of the main table by split: train, test, extractor."""
+    """Number of rows by split: train, test, extractor; of unpaired data, of the table that has fewer there."""
 
 
 class CheckpointRef(Ref):

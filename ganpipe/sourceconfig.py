@@ -142,6 +142,8 @@ class TableSource(ColumnsSource):
 
     image_column: str = "image"
     """Column with the bytes of image files: binary, or `{bytes, path}` as `datasets` writes it."""
+    target_column: str | None = None
+    """Another such column, with what each image is to be translated to. null: the images are no pairs."""
 
 
 class ParquetSource(TableSource):

@@ -59,3 +59,19 @@ def stacked_raw(**source: Any) -> dict[str, Any]:
     raw = tiny_raw()
     raw["prepare"] = {"source": {"name": "stacked_digits", "images": 3000, **source}, "resolution": 8}
     return raw
+
+
+def pairs_raw(derive: str = "mask", **train: Any) -> dict[str, Any]:
+    """The same of digits of which a part is hidden, and pix2pix."""
+    raw = tiny_raw(**train)
+    raw["prepare"] |= {"derive": derive, "resolution": 16}
+    raw["gan"] = {"name": "pix2pix", "feature_dim": 4, "patch_layers": 1}
+    return raw
+
+
+def sides_raw(**train: Any) -> dict[str, Any]:
+    """The same of digits in two styles, and CycleGAN."""
+    raw = tiny_raw(**train)
+    raw["prepare"] = {"source": {"name": "restyled_digits"}, "resolution": 16, "channels": 1}
+    raw["gan"] = {"name": "cyclegan", "feature_dim": 4, "patch_layers": 1, "blocks": 1}
+    return raw

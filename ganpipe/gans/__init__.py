@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .base import GAN
 from .classic import Classic
+from .cyclegan import CycleGAN
+from .pix2pix import Pix2Pix
 from .r3gan import R3GAN
 from .stylegan2 import StyleGAN2
 from .text_to_image import TextToImage
@@ -13,4 +15,6 @@ GANS: dict[str, type[GAN]] = {
     "r3gan": R3GAN,
     "stylegan2": StyleGAN2,
     "text_to_image": TextToImage,
+    "pix2pix": Pix2Pix,
+    "cyclegan": CycleGAN,
 }

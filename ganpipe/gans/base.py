@@ -200,6 +200,16 @@ class GAN(ABC):
         """Inverse of `state_dict`."""
 
 
+def refuse_translations(recipe: str, available: Collection[str]) -> None:
+    """Raise InputError when the columns are of images to translate, which a recipe that draws images has no use for."""
+    for sources, held, other in (("source", "pairs of images", "pix2pix"), ("a", "two sets of images", "cyclegan")):
+        if sources in available:
+            raise InputError(
+                f"gan.name {recipe} draws images, and the data holds {held}, of which one is translated to the other; "
+                f"set gan.name to {other}, or change prepare.source and prepare.derive"
+            )
+
+
 def conditioned(
     made: OutputKind, condition: Literal["label", "caption"], available: Collection[str], field: str
 ) -> frozenset[str]:

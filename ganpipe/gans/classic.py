@@ -21,7 +21,7 @@ from ..networks import dcgan, labels, mlp, resnet, spectral
 from ..options import Adam, OptimizersConfig, RMSProp, Section
 from ..schedule import Schedule
 from ..spec import DataSpec, class_count, image_shape, sampled
-from .base import Batch, Loss, Networks, OutputKind, Plan, Step, judged
+from .base import Batch, Loss, Networks, OutputKind, Plan, Step, judged, refuse_translations
 from .latents import LatentConfig, LatentGAN
 
 
@@ -155,6 +155,7 @@ class Classic(LatentGAN):
     config: ClassicConfig
 
     def output(self, available: Collection[str]) -> OutputKind:
+        refuse_translations(self.config.name, available)
         if "point" not in available:
             return "image"
         if not isinstance(self.config.network, MlpNetwork):

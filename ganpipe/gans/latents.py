@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..networks.labels import LabelledGenerator
 from ..options import GanConfig
 from ..rng import SampleRng, StepRng
-from .base import GAN, Batch, Networks, OutputKind, Request, Samples, Step, conditioned
+from .base import GAN, Batch, Networks, OutputKind, Request, Samples, Step, conditioned, refuse_translations
 
 
 class LatentConfig(GanConfig):
@@ -36,6 +36,7 @@ class LatentGAN(GAN):
     config: LatentConfig
 
     def output(self, available: Collection[str]) -> OutputKind:
+        refuse_translations(self.config.name, available)
         if "image" not in available:
             raise InputError(
                 f"gan.name {self.config.name} is made of convolutions over pixels, and the data holds points; "

@@ -17,7 +17,19 @@ from ..networks.text import ByteEncoder, TextDiscriminator, TextGenerator, check
 from ..options import Adam, GanConfig, OptimizersConfig, Section
 from ..rng import SampleRng
 from ..spec import DataSpec, image_shape
-from .base import GAN, WRONG_CAPTION, Batch, Loss, Networks, OutputKind, Request, Samples, Step, conditioned
+from .base import (
+    GAN,
+    WRONG_CAPTION,
+    Batch,
+    Loss,
+    Networks,
+    OutputKind,
+    Request,
+    Samples,
+    Step,
+    conditioned,
+    refuse_translations,
+)
 from .latents import turned
 
 
@@ -84,6 +96,7 @@ class TextToImage(GAN):
         return wanted | {WRONG_CAPTION} if self.config.wrong_text else wanted
 
     def output(self, available: Collection[str]) -> OutputKind:
+        refuse_translations(self.config.name, available)
         if "image" not in available:
             raise InputError(
                 f"gan.name {self.config.name} makes images, and the data holds points; set gan to "

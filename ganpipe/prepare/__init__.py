@@ -23,6 +23,7 @@ from .sources import find
 
 if TYPE_CHECKING:
     from .decode import Rows
+    from .earlier import Earlier
 
 log = logging.getLogger(__name__)
 
@@ -48,39 +49,54 @@ def run(config: RunConfig, settings: Settings) -> DatasetRef:
 
 
 def _prepare(config: RunConfig, prepare: PrepareConfig, settings: Settings, store: Store, found: Found) -> DatasetRef:
-    from .decode import decode
     from .earlier import Earlier
 
     log.info("preparing %s", found.place)
-    earlier = None
+    earlier = None if found.tables else Earlier.find(settings.home / "index", store, prepare)
     with scratch_folder(settings.local_folder("work"), "prepare-") as work:
-        (copies := work / "source").mkdir()
-        if isinstance(prepare.source, StackedDigitsSource):
-            from .digits import stacked
-
-            single = decode(found.load(copies), prepare.model_copy(update={"channels": 1}), work / "digits")
-            rows = stacked(single, prepare, prepare.source, work / "pixels")
-        else:
-            earlier = Earlier.find(settings.home / "index", store, prepare)
-            rows = decode(found.load(copies), prepare, work / "pixels", earlier)
-        ref = _publish(rows, config, store, work / "shards")
-    index.record(settings.home / "index", prepare, found, ref.digest, rows.skipped, rows.keys, rows.hashes)
+        tables = _decode(prepare, found, work, earlier)
+        manifest = _publish(tables, config, store, work / "shards")
+    keys, hashes = ([one for rows in tables.values() for one in getattr(rows, name)] for name in ("keys", "hashes"))
+    skipped = sum(rows.skipped for rows in tables.values())
+    index.record(settings.home / "index", prepare, found, manifest.digest, skipped, keys, hashes)
     log.info(
         "prepared data set %s: %s images (%s), %s of them exact duplicates of others",
-        ref.digest,
-        f"{len(rows.hashes):,}",
-        ", ".join(f"{name} {count:,}" for name, count in ref.rows.items()),
-        f"{len(rows.hashes) - len(set(rows.hashes)):,}",
+        manifest.digest,
+        f"{len(hashes):,}",
+        "; ".join(
+            ("" if name == "main" else f"{name}: ")
+            + ", ".join(f"{split} {stop - start:,}" for split, (start, stop) in table.splits.items())
+            for name, table in manifest.tables.items()
+        ),
+        f"{sum(len(rows.hashes) - len(set(rows.hashes)) for rows in tables.values()):,}",
     )
     if earlier is not None:
-        added, removed = earlier.difference(rows.hashes)
+        added, removed = earlier.difference(hashes)
+        decoded = tables["main"].decoded
         log.info(
             "+%s -%s against data set %s; %s images decoded, %s taken from there",
             *(f"{n:,}" for n in (added, removed)),
             earlier.digest,
-            *(f"{n:,}" for n in (rows.decoded, len(rows.hashes) - rows.decoded)),
+            *(f"{n:,}" for n in (decoded, len(hashes) - decoded)),
         )
-    return ref
+    return manifest.ref
+
+
+def _decode(prepare: PrepareConfig, found: Found, work: Path, earlier: Earlier | None) -> dict[str, Rows]:
+    """Rows of every table."""
+    from .decode import decode
+
+    if found.tables:
+        from .unpaired import decode_sides
+
+        return decode_sides(found, prepare, work)
+    (copies := work / "source").mkdir()
+    if isinstance(prepare.source, StackedDigitsSource):
+        from .digits import stacked
+
+        single = decode(found.load(copies), prepare.model_copy(update={"channels": 1}), work / "digits")
+        return {"main": stacked(single, prepare, prepare.source, work / "pixels")}
+    return {"main": decode(found.load(copies), prepare, work / "pixels", earlier)}
 
 
 def _draw_points(config: RunConfig, prepare: PointsConfig, settings: Settings, store: Store) -> DatasetRef:
@@ -88,19 +104,18 @@ def _draw_points(config: RunConfig, prepare: PointsConfig, settings: Settings, s
     from .mixtures import draw_rows
 
     with scratch_folder(settings.local_folder("work"), "prepare-") as work:
-        ref = _publish(draw_rows(prepare), config, store, work / "shards")
+        ref = _publish({"main": draw_rows(prepare)}, config, store, work / "shards").ref
     log.info("data set %s: %s points of %s", ref.digest, f"{sum(ref.rows.values()):,}", prepare.source.name)
     return ref
 
 
-def _publish(rows: Rows, config: RunConfig, store: Store, folder: Path) -> DatasetRef:
+def _publish(tables: dict[str, Rows], config: RunConfig, store: Store, folder: Path) -> DataManifest:
     """Rows as a data set in the store, by way of a new local folder. Raises InputError when they are too few."""
     from .shards import write_shards
 
     folder.mkdir()
-    manifest = write_shards(rows, config.prepare, folder)
-    ref = manifest.ref
-    check_rows(ref.rows, config)
-    if DataManifest.read(store, ref.digest) is None:
-        store.publish(f"datasets/{ref.digest}", folder, manifest.model_dump(mode="json"))
-    return ref
+    manifest = write_shards(tables, config.prepare, folder)
+    check_rows(manifest.ref.rows, config)
+    if DataManifest.read(store, manifest.digest) is None:
+        store.publish(f"datasets/{manifest.digest}", folder, manifest.model_dump(mode="json"))
+    return manifest

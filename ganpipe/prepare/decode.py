@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..spec import Column
 from .earlier import Earlier
 from .found import MAX_BYTES, Columns, Contents, Picture, Remote
 from .images import UnreadableImage, read_image, read_natural
+from .pairs import read_pair
 
 log = logging.getLogger(__name__)
 
@@ -55,28 +56,53 @@ class Rows:
     """sha256 of each row's values."""
     columns: Columns
     values: np.ndarray
-    """(N, *shape): memory-mapped uint8 pixels, or points."""
+    """(N, *shape): memory-mapped uint8 pixels, or points. Of pairs (N, 2, *shape)."""
     column: Column
     """What they are; without shards yet."""
     decoded: int
     """Rows that were decoded; the others were taken from an earlier data set."""
     skipped: int
     """Unreadable images that were left out."""
+    names: tuple[str, ...]
+    """Of the columns that the values are of: one, or two of pairs."""
+
+    def by_name(self) -> dict[str, np.ndarray]:
+        """Column -> its values, (N, *shape)."""
+        if len(self.names) == 1:
+            return {self.names[0]: self.values}
+        return {name: self.values[:, number] for number, name in enumerate(self.names)}
 
 
-def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earlier | None = None) -> Rows:
+def decode(
+    contents: Contents,
+    config: PrepareConfig,
+    spool: Path,
+    earlier: Earlier | None = None,
+    pair: tuple[str, str] = ("source", "target"),
+    derive: str | None = None,
+) -> Rows:
     """Pixels of every row into the file `spool`.
 
+    Rows are pairs when the configuration says so, or when `derive`, a key of DERIVED, is given in its place; `pair` are
+    then the columns of what is derived and what it is derived from, or of source and target.
     Raises InputError naming the unreadable images with their reasons, or, with `on_corrupt: skip`, logs them.
     """
-    shape = (config.channels, config.resolution, config.resolution)
-    rule = partial(
-        pixels_of,
-        resolution=config.resolution,
-        channels=config.channels,
-        crop=config.crop,
-        background=config.background,
-    )
+    shape: tuple[int, ...] = (config.channels, config.resolution, config.resolution)
+    column = Column(kind="image", dtype="uint8", shape=shape, range=(0, 255), shards=())
+    read: dict[str, Any] = {
+        "resolution": config.resolution,
+        "channels": config.channels,
+        "crop": config.crop,
+        "background": config.background,
+        "least": 0 if contents.enlarged else config.resolution,
+    }
+    names: tuple[str, ...] = ("image",)
+    derive = derive or config.derive
+    if config.paired or derive is not None:
+        names, shape = pair, (2, *shape)
+        rule = partial(pixels_of, read=partial(read_pair, **read, halves=contents.halves, derive=derive))
+    else:
+        rule = partial(pixels_of, read=partial(read_image, **read))
     most = min(CHUNK_PICTURES, max(1, CHUNK_BYTES // math.prod(shape)))
     keys: list[bytes] = []
     hashes: list[bytes] = []
@@ -102,22 +128,17 @@ def decode(contents: Contents, config: PrepareConfig, spool: Path, earlier: Earl
         )
     if unreadable:
         log.warning("left out %s unreadable images:\n  %s", f"{len(unreadable):,}", listing(unreadable))
-    columns = contents.columns
     return Rows(
         keys=keys,
         hashes=hashes,
-        columns=replace(
-            columns,
-            labels=None if columns.labels is None else [columns.labels[row] for row in kept],
-            captions=None if columns.captions is None else [columns.captions[row] for row in kept],
-            said=None if columns.said is None else [columns.said[row] for row in kept],
-        ),
+        columns=contents.columns.of_rows(kept),
         values=np.memmap(spool, np.uint8, "r", shape=(len(hashes), *shape))
         if hashes
         else np.empty((0, *shape), np.uint8),
-        column=Column(kind="image", dtype="uint8", shape=shape, range=(0, 255), shards=()),
+        column=column,
         decoded=decoded,
         skipped=len(unreadable),
+        names=names,
     )
 
 
@@ -134,6 +155,8 @@ Known = list[bytes | str | None]
 """For each picture of a chunk its pixels in an earlier data set, or why it is not read; None: to be decoded."""
 Prepared = tuple[Picture, bytes | str, bool]
 """A picture, its pixels or why there are none, and whether they were taken from an earlier data set."""
+Encoded = bytes | str | tuple[bytes, bytes] | tuple[str, str]
+"""What an image is read from: the bytes or the path of a file, or two of a pair."""
 Rule = Callable[[Sequence[Any]], list[bytes | str]]
 """From image files (bytes or paths) to their pixels, or the reasons why there are none. Sent to other processes."""
 
@@ -225,23 +248,29 @@ def _chunks(pictures: Iterator[Picture], most: int) -> Iterator[list[Picture]]:
         yield chunk
 
 
-def pixels_of(pictures: Sequence[bytes | str], **rule: object) -> list[bytes | str]:
-    """For each image file (its bytes or path) its pixels by `read_image`'s rule, or the reason why there are none."""
-    return [_read_by(lambda data: read_image(data, **rule).tobytes(), picture) for picture in pictures]  # type: ignore[arg-type]
+def pixels_of(pictures: Sequence[Encoded], read: Callable[[Any], np.ndarray]) -> list[bytes | str]:
+    """For each image file, or pair of them, its pixels as they are `read`, or the reason why there are none."""
+    return [_read_by(lambda data: read(data).tobytes(), picture) for picture in pictures]
 
 
-def _read_by(rule: Callable[[bytes], bytes], picture: bytes | str) -> bytes | str:
+def _read_by(rule: Callable[[Any], bytes], picture: Encoded) -> bytes | str:
     try:
-        if isinstance(picture, str) and Path(picture).stat().st_size > MAX_BYTES:
-            return TOO_LARGE
-        return rule(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
+        return rule(tuple(map(_bytes_of, picture)) if isinstance(picture, tuple) else _bytes_of(picture))
     except UnreadableImage as error:
         return str(error)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
 
-def natural_pixels_of(pictures: Sequence[bytes | str]) -> list[bytes | str]:
+def _bytes_of(file: bytes | str) -> bytes:
+    if isinstance(file, bytes):
+        return file
+    if Path(file).stat().st_size > MAX_BYTES:
+        raise UnreadableImage(TOO_LARGE)
+    return Path(file).read_bytes()
+
+
+def natural_pixels_of(pictures: Sequence[Encoded]) -> list[bytes | str]:
     """Like `pixels_of`, of every image in its own size and channels: `npy` bytes of uint8 (1 or 3, H, W)."""
     return [_read_by(_natural_pixels, picture) for picture in pictures]
 

@@ -113,4 +113,5 @@ def stacked(digits: Rows, config: PrepareConfig, source: StackedDigitsSource, sp
         column=digits.column.model_copy(update={"shape": shape}),
         decoded=digits.decoded,
         skipped=0,
+        names=digits.names,
     )

@@ -23,8 +23,9 @@ class Earlier:
         """`keys` and `hashes` (sha256 of the pixels) of its rows, in any order."""
         self.digest = dataset.digest
         self.hashes = hashes
-        self.shards = dataset.shards("image")
-        self.starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
+        columns = [name for name in ("image", "source", "target") if name in dataset.spec()]
+        self.shards = list(zip(*(dataset.shards(name) for name in columns), strict=True))
+        self.starts = np.cumsum([0, *(len(of_columns[0]) for of_columns in self.shards)])
         in_order = sorted(range(len(hashes)), key=hashes.__getitem__)
         self.rows = {keys[number]: (row, hashes[number]) for row, number in enumerate(in_order)}
 
@@ -40,12 +41,12 @@ class Earlier:
             return None
 
     def pixels(self, key: bytes) -> bytes | None:
-        """The pixels that a picture of this key was decoded to, verified; None when there are none."""
+        """The pixels that a picture of this key was decoded to, of a pair both; verified. None when there are none."""
         row, expected = self.rows.get(key, (-1, b""))
         if not 0 <= row < self.starts[-1]:
             return None
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
-        pixels = self.shards[shard][row - self.starts[shard]].tobytes()
+        pixels = b"".join(column[row - self.starts[shard]].tobytes() for column in self.shards[shard])
         return pixels if hashlib.sha256(pixels).digest() == expected else None
 
     def difference(self, hashes: Sequence[bytes]) -> tuple[int, int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from ..spec import Meanings
 
@@ -47,12 +47,13 @@ class Remote:
 
 
 class Picture(NamedTuple):
-    """One encoded image."""
+    """One encoded image, or a pair."""
 
     name: str
     """For messages."""
-    data: bytes | str | Remote
-    """The bytes of an image file, or where they are: the path of a local one, or elsewhere."""
+    data: bytes | str | Remote | tuple[bytes, bytes] | tuple[str, str]
+    """The bytes of an image file, or where they are: the path of a local one, or elsewhere. Two such are a source and
+    its target."""
     key: bytes
     """32 bytes: equal keys of one source mean equal bytes, also from one night to the next."""
 
@@ -79,6 +80,14 @@ class Columns:
     said: list[tuple[int, ...]] | None = None
     """What each row's caption means: the value of every attribute of `meanings`, -1 where it says nothing of it."""
     meanings: Meanings | None = None
+    splits: list[Literal["train", "test"]] | None = None
+    """What each row is for, where its folder says so."""
+
+    def of_rows(self, rows: Sequence[int]) -> Columns:
+        """Those of some rows."""
+        given = {name: getattr(self, name) for name in ("labels", "captions", "said", "splits")}
+        some: dict[str, Any] = {name: [of[row] for row in rows] for name, of in given.items() if of is not None}
+        return replace(self, **some)
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,10 @@ class Contents:
     pictures: Callable[[], Iterator[Picture]]
     """`count` of them, one at a time. Raises InputError when the source turns out to be damaged."""
     columns: Columns
+    halves: Literal["AtoB", "BtoA"] | None = None
+    """Each picture is two side by side, of which one is translated to the other."""
+    enlarged: bool = True
+    """Images smaller than what they are prepared to are enlarged; otherwise they are refused."""
 
 
 @dataclass(frozen=True)
@@ -104,3 +117,5 @@ class Found:
 
     Raises InputError when the content is not laid out as the configuration says.
     """
+    tables: Mapping[str, Found] = field(default_factory=dict)
+    """Of unpaired data: what each of the tables `a` and `b` is made of."""

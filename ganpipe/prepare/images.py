@@ -24,6 +24,7 @@ def read_image(
     channels: Literal[1, 3] = 3,
     crop: Literal["center", "none"] = "center",
     background: tuple[int, int, int] = (255, 255, 255),
+    least: int = 0,
 ) -> np.ndarray:
     """Decode one image file to uint8 (C, H, W), values 0 to 255, H = W = `resolution`.
 
@@ -38,13 +39,43 @@ def read_image(
     6. `crop="center"` keeps the largest centred square; an odd pixel is lost at the right or at the bottom.
     7. Lanczos resize, antialiased: its support grows with the reduction. Smaller images are enlarged by it too.
 
-    Raises UnreadableImage for corrupt, truncated, unknown, too large files, and for modes that the rule does not name.
+    Raises UnreadableImage for corrupt, truncated, unknown, too large files, for modes that the rule does not name, and
+    for images smaller than `least` pixels in height or width.
     """
-    picture = _opened(data, lambda image: _to_mode(image, "L" if channels == 1 else "RGB", background))
+    picture, _ = open_image(data, channels, background)
+    require_size(picture, least)
+    return fitted(picture, resolution, crop)
+
+
+def require_size(picture: Image.Image, least: int) -> None:
+    """Raises UnreadableImage for fewer pixels in height or width."""
+    if min(picture.size) < least:
+        raise UnreadableImage(
+            f"{picture.width} x {picture.height} pixels are fewer than the {least} of prepare.resolution: lower that, "
+            "or leave such images out"
+        )
+
+
+def open_image(data: bytes, channels: Literal[1, 3], background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+    """Steps 1 to 5 of the rule: the whole image in its own size, and whether it was saved in grey.
+
+    Raises as `read_image` does.
+    """
+    grey = []
+
+    def to_mode(image: Image.Image) -> Image.Image:
+        grey.append(_saved_in_grey(image))
+        return _to_mode(image, "L" if channels == 1 else "RGB", background)
+
+    return _opened(data, to_mode), grey[0]
+
+
+def fitted(picture: Image.Image, resolution: int, crop: Literal["center", "none"]) -> np.ndarray:
+    """Steps 6 and 7 of the rule, as uint8 (C, H, W)."""
     if crop == "center":
         picture = _centred_square(picture)
     pixels = np.asarray(picture.resize((resolution, resolution), Image.Resampling.LANCZOS))
-    return np.ascontiguousarray(pixels.reshape(resolution, resolution, channels).transpose(2, 0, 1))
+    return np.ascontiguousarray(pixels.reshape(resolution, resolution, -1).transpose(2, 0, 1))
 
 
 def read_natural(data: bytes) -> np.ndarray:
@@ -54,8 +85,7 @@ def read_natural(data: bytes) -> np.ndarray:
     """
 
     def to_mode(image: Image.Image) -> Image.Image:
-        grey = image.mode in ("1", "L", *SIXTEEN_BIT_MODES) and not image.has_transparency_data
-        return _to_mode(image, "L" if grey else "RGB", (255, 255, 255))
+        return _to_mode(image, "L" if _saved_in_grey(image) else "RGB", (255, 255, 255))
 
     pixels = np.asarray(_opened(data, to_mode))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -78,6 +108,10 @@ def _opened(data: bytes, to_mode: Callable[[Image.Image], Image.Image]) -> Image
         raise UnreadableImage(f"no image in any of the formats {', '.join(FORMATS)}, or a damaged header") from error
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged bytes, SyntaxError among them
         raise UnreadableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _saved_in_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", *SIXTEEN_BIT_MODES) and not image.has_transparency_data
 
 
 def _to_mode(image: Image.Image, mode: Literal["L", "RGB"], background: tuple[int, int, int]) -> Image.Image:

@@ -13,16 +13,17 @@ from ..spec import Column, DataSpec, Part
 from ..storage import Store
 
 FORMAT: Final = 1
-SPLITS = ("test", "extractor", "train")
+SPLITS: tuple[Literal["test", "extractor", "train"], ...] = ("test", "extractor", "train")
 EXAMPLES = 256
 """Captions that travel with the weights of a generator, at most."""
 
 
 class Table(Part):
-    """Rows sorted by content hash. Splits are stretches of them, in the order of SPLITS.
+    """Splits are stretches of rows, in the order of SPLITS; in each of them rows are sorted by content hash.
 
     A row's split depends on its own content alone: the hash read as a fraction of 1 is below the test fraction, or
-    below the test plus extractor fraction, or above both. Duplicates share a split, and added rows move none.
+    below the test plus extractor fraction, or above both. Duplicates share a split, and added rows move none. Where a
+    source's folders say what is tested on, what is equal to a test row is left out of the others.
     """
 
     rows: int
@@ -57,8 +58,17 @@ class DataManifest(Part):
 
     @property
     def ref(self) -> DatasetRef:
-        table = next(iter(self.tables.values()))
-        return DatasetRef(digest=self.digest, rows={name: stop - start for name, (start, stop) in table.splits.items()})
+        rows = {
+            split: min(stop - start for start, stop in (table.splits[split] for table in self.tables.values()))
+            for split in SPLITS
+        }
+        return DatasetRef(digest=self.digest, rows=rows)
+
+    def places(self) -> dict[str, tuple[str, str]]:
+        """What a batch may hold -> the table and the column that it is of. Of unpaired data, each table's images."""
+        if "main" not in self.tables:
+            return {table: (table, "image") for table in self.tables}
+        return {name: ("main", name) for name in self.tables["main"].columns}
 
 
 class Ragged:
@@ -108,8 +118,9 @@ class Dataset:
         return self.manifest.digest
 
     def spec(self) -> DataSpec:
-        """Columns by name over all tables: what networks are built for. Captions come with some of training's."""
-        columns = {name: column for table in self.manifest.tables.values() for name, column in table.columns.items()}
+        """What batches may hold, by name: what networks are built for. Captions come with some of training's."""
+        tables = self.manifest.tables
+        columns = {name: tables[table].columns[column] for name, (table, column) in self.manifest.places().items()}
         if "caption" in columns:
             examples = tuple(self.texts("caption", "train", EXAMPLES))
             columns["caption"] = columns["caption"].model_copy(update={"examples": examples})

@@ -45,4 +45,5 @@ def draw_rows(config: PointsConfig) -> Rows:
         column=Column(kind="point", dtype="float32", shape=(2,), shards=(), mixture=mixture),
         decoded=0,
         skipped=0,
+        names=("point",),
     )

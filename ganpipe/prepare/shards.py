@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,32 @@ from ..spec import Column
 from .decode import Rows
 from .manifest import FORMAT, SPLITS, DataManifest, Table, offsets_name
 
+log = logging.getLogger(__name__)
+
 SHARD_BYTES = 256 << 20
 COPY_BYTES = 4 << 20
 DIGEST_LENGTH = 32
 
 
-def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES) -> DataManifest:
-    """Write table `main` into `folder` as .npy files of at most about `shard_bytes` each. Returns its manifest."""
+def write_shards(
+    tables: Mapping[str, Rows], config: AnyPrepareConfig, folder: Path, shard_bytes: int = SHARD_BYTES
+) -> DataManifest:
+    """Write tables into `folder` as .npy files of at most about `shard_bytes` each. Returns their manifest."""
+    written = {name: _write_table(name, rows, config, folder, shard_bytes) for name, rows in tables.items()}
+    preparation = config.model_dump(mode="json", exclude={"source", "on_corrupt"})
+    if preparation.get("derive") is None:
+        preparation.pop("derive", None)  # digests are as they were before there was any
+    return DataManifest(
+        digest=_digest(preparation, written, len(tables) > 1 or any(rows.columns.splits for rows in tables.values())),
+        tables={name: table for name, (table, _) in written.items()},
+        preparation=preparation,
+    )
+
+
+def _write_table(
+    table: str, rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes: int
+) -> tuple[Table, list[bytes]]:
+    """The table, and the identity of each of its rows."""
     given = rows.columns
     labels = given.labels if given.labels is not None else [0] * len(rows.hashes)
     captions = None if given.captions is None else [caption.encode() for caption in given.captions]
@@ -36,10 +56,18 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
         )
         for row, (content, label) in enumerate(zip(rows.hashes, labels, strict=True))
     ]
-    order = sorted(range(len(rows.hashes)), key=identities.__getitem__)
-    kind = rows.column.kind
-    shards = _write_column(folder, f"main.{kind}", rows.values, order, shard_bytes)
-    columns = {str(kind): rows.column.model_copy(update={"shards": shards})}
+    split_of_row = _splits(rows, config)
+    kept = [row for row, split in enumerate(split_of_row) if split is not None]
+    order = sorted(kept, key=lambda row: (SPLITS.index(split_of_row[row]), identities[row]))
+    counts = Counter(split_of_row[row] for row in order)
+    stops = [0, *accumulate(counts[split] for split in SPLITS)]
+    splits: dict[Any, tuple[int, int]] = dict(zip(SPLITS, pairwise(stops), strict=True))
+    columns = {
+        name: rows.column.model_copy(
+            update={"shards": _write_column(folder, f"{table}.{name}", values, order, shard_bytes)}
+        )
+        for name, values in rows.by_name().items()
+    }
     if given.labels is not None and given.classes is not None:
         columns["label"] = Column(
             kind="label",
@@ -47,7 +75,7 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
             shape=(),
             range=(0, len(given.classes) - 1),
             vocabulary=given.classes,
-            shards=_write_column(folder, "main.label", np.asarray(labels, np.int64), order, shard_bytes),
+            shards=_write_column(folder, f"{table}.label", np.asarray(labels, np.int64), order, shard_bytes),
         )
     if captions is not None:
         columns["caption"] = Column(
@@ -55,7 +83,7 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
             dtype="uint8",
             shape=(max(map(len, captions), default=0),),
             ragged=True,
-            shards=(_write_captions(folder, "main.caption-00000.npy", [captions[row] for row in order]),),
+            shards=(_write_captions(folder, f"{table}.caption-00000.npy", [captions[row] for row in order]),),
         )
     if given.said is not None and given.meanings is not None:
         columns["meaning"] = Column(
@@ -63,24 +91,29 @@ def write_shards(rows: Rows, config: AnyPrepareConfig, folder: Path, shard_bytes
             dtype="int64",
             shape=(len(given.meanings.names),),
             meanings=given.meanings,
-            shards=_write_column(folder, "main.meaning", np.asarray(given.said, np.int64), order, shard_bytes),
+            shards=_write_column(folder, f"{table}.meaning", np.asarray(given.said, np.int64), order, shard_bytes),
         )
-    preparation = config.model_dump(mode="json", exclude={"source", "on_corrupt"})
+    return Table(rows=len(order), splits=splits, columns=columns), [identities[row] for row in order]
+
+
+def _splits(rows: Rows, config: AnyPrepareConfig) -> list[Any]:
+    """Split of each row; None of those that are left out.
+
+    Where folders say what is tested on, what is equal to a test image is not trained on; the rest of the training
+    images gives those of the extractor split, by content.
+    """
     extractor_fraction = config.extractor_fraction if isinstance(config, PrepareConfig) else 0
-    splits = split_bounds([rows.hashes[row] for row in order], config.test_fraction, extractor_fraction)
-    return DataManifest(
-        digest=_digest(preparation, columns, (identities[row] for row in order)),
-        tables={"main": Table(rows=len(order), splits=splits, columns=columns)},
-        preparation=preparation,
-    )
-
-
-def split_bounds(hashes: list[bytes], test_fraction: float, extractor_fraction: float) -> dict[Any, tuple[int, int]]:
-    """Stretches of the sorted sha256 `hashes`, by split: the rule is `manifest.Table`'s."""
-
-    rows = Counter(split_of(digest, test_fraction, extractor_fraction) for digest in hashes)
-    stops = [0, *accumulate(rows[split] for split in SPLITS)]
-    return dict(zip(SPLITS, pairwise(stops), strict=True))
+    published = rows.columns.splits
+    if published is None:
+        return [split_of(content, config.test_fraction, extractor_fraction) for content in rows.hashes]
+    tested = {content for content, split in zip(rows.hashes, published, strict=True) if split == "test"}
+    twice = [split == "train" and content in tested for content, split in zip(rows.hashes, published, strict=True)]
+    if any(twice):
+        log.warning("left out %s training images that are test images, too", f"{sum(twice):,}")
+    return [
+        None if left_out else "test" if split == "test" else split_of(content, 0, extractor_fraction)
+        for content, split, left_out in zip(rows.hashes, published, twice, strict=True)
+    ]
 
 
 def split_of(content: bytes, test_fraction: float, extractor_fraction: float) -> str:
@@ -97,13 +130,22 @@ def row_identity(content: bytes, label: int, caption: bytes | None, said: tuple[
     return identity + b"".join(value.to_bytes(8, "big", signed=True) for value in said)
 
 
-def _digest(preparation: dict[str, Any], columns: dict[str, Column], rows: Iterable[bytes]) -> str:
-    """Names content and preparation; knows nothing of paths, order or dates."""
-    described = {name: column.model_dump(mode="json", exclude={"shards"}) for name, column in columns.items()}
-    header = {"format": FORMAT, "preparation": preparation, "columns": described}
+def _digest(preparation: dict[str, Any], tables: Mapping[str, tuple[Table, list[bytes]]], explicit: bool) -> str:
+    """Names content and preparation; knows nothing of paths, order or dates.
+
+    `explicit` adds the splits, which follow from the content of a single table unless its folders say otherwise.
+    """
+    described = {
+        name: {column: of.model_dump(mode="json", exclude={"shards"}) for column, of in table.columns.items()}
+        for name, (table, _) in tables.items()
+    }
+    header: dict[str, Any] = {"format": FORMAT, "preparation": preparation, "columns": described.get("main", described)}
+    if explicit:
+        header["splits"] = {name: table.splits for name, (table, _) in tables.items()}
     sha256 = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for row in rows:
-        sha256.update(row)
+    for _, rows in tables.values():
+        for row in rows:
+            sha256.update(row)
     return sha256.hexdigest()[:DIGEST_LENGTH]
 
 

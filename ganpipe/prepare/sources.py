@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..sourceconfig import Source
+from ..translationconfig import AnySource
 from .archive import archive
 from .captioned import captioned_digits
 from .digits import digits
 from .folder import folder
 from .found import Found
+from .paired import paired, paired_folder
 from .s3 import s3
 from .tables import hub, parquet
+from .unpaired import restyled_digits, unpaired, unpaired_folder
 
 CLOCK_TICK_SECONDS = 0.02
 
@@ -26,10 +28,15 @@ SOURCES: dict[str, Callable[[Any], Found]] = {
     "s3": s3,
     "parquet": parquet,
     "hub": hub,
+    "paired_folder": paired_folder,
+    "paired": paired,
+    "unpaired_folder": unpaired_folder,
+    "unpaired": lambda source: unpaired(source, find),
+    "restyled_digits": restyled_digits,
 }
 
 
-def find(source: Source) -> Found:
+def find(source: AnySource) -> Found:
     """What the source holds. Raises InputError when it is missing or holds no images."""
     found = SOURCES[source.name](source)
     newest = max((stat.ctime_ns for stat in found.stats), default=0)

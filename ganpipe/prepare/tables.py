@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -160,15 +161,17 @@ def _contents(parts: Sequence[_Part], source: TableSource) -> Contents:
     from datasets import ClassLabel, Features
 
     wanted = [column for column in (source.label_column, source.caption_column) if column]
+    images = [column for column in (source.image_column, source.target_column) if column]
     for part in parts:
-        for field in ("image_column", "label_column", "caption_column"):
+        for field in ("image_column", "target_column", "label_column", "caption_column"):
             name = getattr(source, field)
             if name is not None and name not in part.schema.names:
                 raise InputError(
                     f"prepare.source.{field}: {part.place} has no column `{name}`; its columns are "
                     f"{', '.join(part.schema.names)}"
                 )
-        _check_image_type(part, source.image_column)
+        for column in images:
+            _check_image_type(part, column, "image_column" if column == source.image_column else "target_column")
     values: dict[str, list[Any]] = {column: [] for column in wanted}
     for part in parts:
         for batch in part.read(wanted) if wanted else ():
@@ -194,22 +197,37 @@ def _contents(parts: Sequence[_Part], source: TableSource) -> Contents:
     def pictures() -> Iterator[Picture]:
         for part in parts:
             row = 0
-            for batch in part.read([source.image_column]):
-                for image in batch.column(source.image_column).to_pylist():
-                    yield _picture(image, f"{part.place} row {row}", part.files)
+            for batch in part.read(images):
+                for row_images in zip(*(batch.column(column).to_pylist() for column in images), strict=True):
+                    name = f"{part.place} row {row}"
+                    yield _pair(*(_picture(image, name, part.files) for image in row_images))
                     row += 1
 
-    return Contents(sum(part.rows for part in parts), pictures, columns_of_rows(labels, captions, source, where, names))
+    return Contents(
+        sum(part.rows for part in parts),
+        pictures,
+        columns_of_rows(labels, captions, source, where, names),
+        enlarged=source.target_column is None,
+    )
 
 
-def _check_image_type(part: _Part, column: str) -> None:
+def _pair(image: Picture, target: Picture | None = None) -> Picture:
+    """Both in one, if there are two."""
+    if target is None:
+        return image
+    assert isinstance(image.data, bytes) and isinstance(target.data, bytes)
+    key = hashlib.sha256(image.key + target.key).digest()
+    return Picture(image.name, (image.data, target.data), key)
+
+
+def _check_image_type(part: _Part, column: str, field: str) -> None:
     import pyarrow.types as types
 
     kind = part.schema.field(column).type
     binary = kind.field("bytes").type if types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
     if not (types.is_binary(binary) or types.is_large_binary(binary)):
         raise InputError(
-            f"prepare.source.image_column: column `{column}` of {part.place} holds {kind}, not the bytes of images; "
+            f"prepare.source.{field}: column `{column}` of {part.place} holds {kind}, not the bytes of images; "
             f"the columns are {', '.join(part.schema.names)}"
         )
 

@@ -72,7 +72,8 @@ class Trainer:
         self.device = self.ranks.device
         self.dataset, self.spec = dataset, dataset.spec()
         self.gan = config.recipe()
-        self.batches = Batches(dataset, self.gan.columns(self.spec), "train", self.seed, self.device, self.train.mirror)
+        shown = self.train.mirror, self.train.jitter
+        self.batches = Batches(dataset, self.gan.columns(self.spec), "train", self.seed, self.device, *shown)
         self.progress = Progress()
 
         torch.manual_seed(derive_seed("init", self.seed))

@@ -102,7 +102,7 @@ def test_several_shards_read_as_one(configure: Configure, settings: Settings, im
     config = configure(images)
     whole = opened(prepare.run(config, settings), settings)
     rows = decode(find(config.prepare.source).load(tmp_path), config.prepare, tmp_path / "pixels")
-    manifest = write_shards(rows, config.prepare, tmp_path, shard_bytes=7 * 3 * 8 * 8)
+    manifest = write_shards({"main": rows}, config.prepare, tmp_path, shard_bytes=7 * 3 * 8 * 8)
     parts = Dataset(manifest, {path.name: path for path in tmp_path.glob("*.npy")})
     assert manifest.digest == whole.digest
     assert parts.spec()["image"].shards == tuple(f"main.image-{number:05d}.npy" for number in range(6))
