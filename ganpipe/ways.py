@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import nn
 
+from .gans.base import GAN
 from .prepare.manifest import Dataset, Table
+from .sample import to_uint8, translate
 from .spec import Direction, ways
 
 Place = tuple[str, str]
@@ -29,9 +33,19 @@ class Way:
         table, column = place
         return self.dataset.column(column, split, table)
 
-    def view(self, place: Place | None = None) -> Dataset:
-        """A data set of single images: those that are translated to, or the others; with their labels, if any."""
-        table, column = place or self.targets
+    def view(self) -> Dataset:
+        """A data set of the images that are translated to, with their labels, if any.
+
+        Sources whose answer is known, and no target, are more images of that kind.
+        """
+        others = self.partners if self.partners != self.targets else None
+        also = () if others is None else (self._single(others),)
+        side = "" if self.targets[0] == "main" else f"-{self.targets[0]}"
+        view = self._single(self.targets)
+        return Dataset(view.manifest, view.files, side, also)
+
+    def _single(self, place: Place) -> Dataset:
+        table, column = place
         described = self.dataset.manifest.tables[table]
         kept = {"image": described.columns[column]}
         if "label" in described.columns:
@@ -60,13 +74,11 @@ def ways_of(dataset: Dataset) -> tuple[Way, ...]:
     return tuple(found)
 
 
-def single_images(dataset: Dataset) -> tuple[Dataset, ...]:
-    """Data sets of all images like those that are made of this one: itself, unless there are ways.
-
-    Where images of one side have partners, these are among the images of the other one.
-    """
-    found = ways_of(dataset)
-    if not found:
-        return (dataset,)
-    places = dict.fromkeys(place for way in found for place in (way.targets, way.partners) if place is not None)
-    return tuple(found[0].view(place) for place in places)
+def translations(gan: GAN, generator: nn.Module, way: Way, seed: int, n: int, device: torch.device) -> np.ndarray:
+    """The first n test images beside their translations and known targets: uint8 (n, 2 or 3, C, H, W)."""
+    sources = np.array(way.images(way.sources, "test")[:n])
+    made = translate(gan, generator, seed, range(len(sources)), torch.from_numpy(sources), way.direction, device)
+    columns = [sources, to_uint8(made).cpu().numpy()]
+    if way.partners is not None:
+        columns.append(np.array(way.images(way.partners, "test")[:n]))
+    return np.stack(columns, axis=1)

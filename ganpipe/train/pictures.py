@@ -11,7 +11,7 @@ from ..gans.base import GAN
 from ..prepare.manifest import Dataset
 from ..seeds import derive_seed
 from ..spec import class_count
-from ..ways import Way, ways_of
+from ..ways import translations, ways_of
 from .captioned import captioned_png
 
 GRID_SAMPLES = 64
@@ -46,9 +46,9 @@ def snapshot_picture(
         rows = torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy()
         return captioned_png(rows, OF_A_CLASS, texts)
     if gan.output(spec) == "translation":
-        sheets = [translations(gan, generator, way, seed, device) for way in ways_of(dataset)]
-        rows = min(len(sheet) for sheet in sheets)
-        sheet_NKCHW = np.concatenate([sheet[:rows] for sheet in sheets], axis=1)
+        sheets = [translations(gan, generator, way, seed, TRANSLATED, device) for way in ways_of(dataset)]
+        common = min(len(sheet) for sheet in sheets)
+        sheet_NKCHW = np.concatenate([sheet[:common] for sheet in sheets], axis=1)
         return sample.grid_png(sheet_NKCHW.reshape(-1, *sheet_NKCHW.shape[2:]), sheet_NKCHW.shape[1])
     if gan.output(spec) == "image":
         images = sample.draw_images(gan, generator, seed, GRID_SAMPLES, device)
@@ -68,15 +68,3 @@ def snapshot_picture(
         dataset.column("point", "train")[:POINT_SAMPLES],
         None if discriminator is None else logits,
     )
-
-
-def translations(
-    gan: GAN, generator: nn.Module, way: Way, seed: int, device: torch.device, n: int = TRANSLATED
-) -> np.ndarray:
-    """The first n test images beside their translations and known targets: uint8 (n, 2 or 3, C, H, W)."""
-    sources = np.array(way.images(way.sources, "test")[:n])
-    made = sample.translate(gan, generator, seed, range(len(sources)), torch.from_numpy(sources), way.direction, device)
-    columns = [sources, sample.to_uint8(made).cpu().numpy()]
-    if way.partners is not None:
-        columns.append(np.array(way.images(way.partners, "test")[:n]))
-    return np.stack(columns, axis=1)
