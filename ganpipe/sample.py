@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -92,19 +92,23 @@ class LoadedGenerator:
         """In which images can be translated; none when it draws its samples."""
         return tuple(ways(self.spec)) if self.output == "translation" else ()
 
-    def source_channels(self, direction: Direction | None) -> tuple[Direction, int]:
-        """The direction itself, or the only one, and the channels of the images that are translated in it.
+    def direction(self, asked: str | None) -> Direction:
+        """The direction asked for, or the only one there is.
 
-        Raises InputError when there is no such direction, or several and none is named.
+        Raises InputError when there is no such direction, or there are two and nobody asks for one.
         """
         if not self.directions:
             raise InputError(f"this generator draws {self.output}s, and translates none")
-        if direction is None and len(self.directions) > 1:
+        if asked is None and len(self.directions) > 1:
             raise InputError(f"this generator translates both ways; say which: {' or '.join(self.directions)}")
-        direction = direction or self.directions[0]
-        if direction not in self.directions:
-            raise InputError(f"this generator translates {' and '.join(self.directions)} alone, not {direction}")
-        return direction, self.spec[ways(self.spec)[direction][0]].shape[0]
+        found = next((direction for direction in self.directions if asked in (None, direction)), None)
+        if found is None:
+            raise InputError(f"this generator translates {' and '.join(self.directions)}, not {asked}")
+        return found
+
+    def source_channels(self, direction: Direction) -> Literal[1, 3]:
+        """Of the images that are translated in this direction."""
+        return 1 if self.spec[ways(self.spec)[direction][0]].shape[0] == 1 else 3
 
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:LISTED])
