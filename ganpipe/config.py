@@ -217,6 +217,10 @@ class RunConfig(Section):
                 f"evaluate.extractor {self.evaluate.extractor} does not fit prepare.source {source}: points have the "
                 "extractor `point`, images have `domain` or `inception`; leave it out for the default"
             )
+        if self.train.stop_on and gan.output(self.prepare.columns) == "translation":
+            raise ValueError(
+                f"train.stop_on looks at images that are drawn, and gan.name {self.gan.name} translates; leave it out"
+            )
         for field, given in (
             ("train.mirror", self.train.mirror),
             ("train.jitter", self.train.jitter),

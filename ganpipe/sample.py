@@ -25,7 +25,7 @@ from .gans import GANS
 from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng
 from .seeds import derive_seed
-from .spec import DataSpec, sampled, spec_from_json, spec_to_json
+from .spec import DataSpec, Direction, sampled, spec_from_json, spec_to_json, ways
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,13 +87,32 @@ class LoadedGenerator:
             self.gan.check_text(text)
         return tuple(asked)
 
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """In which images can be translated; none when it draws its samples."""
+        return tuple(ways(self.spec)) if self.output == "translation" else ()
+
+    def source_channels(self, direction: Direction | None) -> tuple[Direction, int]:
+        """The direction itself, or the only one, and the channels of the images that are translated in it.
+
+        Raises InputError when there is no such direction, or several and none is named.
+        """
+        if not self.directions:
+            raise InputError(f"this generator draws {self.output}s, and translates none")
+        if direction is None and len(self.directions) > 1:
+            raise InputError(f"this generator translates both ways; say which: {' or '.join(self.directions)}")
+        direction = direction or self.directions[0]
+        if direction not in self.directions:
+            raise InputError(f"this generator translates {' and '.join(self.directions)} alone, not {direction}")
+        return direction, self.spec[ways(self.spec)[direction][0]].shape[0]
+
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:LISTED])
         return f"{shown}, ... (number {LISTED} and on)" if len(self.classes) > LISTED else shown
 
     def served(self, rows: Tensor) -> np.ndarray:
         """Drawn rows as they are handed out: images uint8 (N, H, W, C), points float32 (N, 2)."""
-        if self.output == "image":
+        if self.output in ("image", "translation"):
             return to_uint8(rows).permute(0, 2, 3, 1).cpu().numpy()
         return rows.cpu().numpy()
 
@@ -153,19 +172,24 @@ def draw(
     chunk: int = CHUNK,
     truncation: float = 1.0,
     caption: Sequence[str] | None = None,
+    sources: Tensor | None = None,
+    direction: Direction = "AtoB",
 ) -> Iterator[Tensor]:
     """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
 
     The generator must be in eval mode. `label` holds one class number per index, `caption` one text; without them a
     generator of classes draws one, each as likely as any other, and a generator of texts one of its examples.
-    `truncation` scales the latents.
+    `truncation` scales the latents. `sources`, float in [-1, 1] with one image per index, are what is translated.
     """
     for start in range(0, len(indices), chunk):
         rows = slice(start, start + chunk)
         rng = SampleRng(seed, _filled(indices[rows], chunk), torch.device(device))
         labels = None if label is None else torch.tensor(_filled(label[rows], chunk), device=device)
         texts = None if caption is None else tuple(_filled(caption[rows], chunk))
-        request = Request(rng, chunk, label=labels, caption=texts, truncation=truncation)
+        images = None if sources is None else sources[_filled(range(len(indices))[rows], chunk)].to(device)
+        request = Request(
+            rng, chunk, sources=images, direction=direction, label=labels, caption=texts, truncation=truncation
+        )
         yield gan.sample(generator, request)[: len(indices[rows])].float()
 
 
@@ -188,6 +212,35 @@ def draw_images(
     texts."""
     parts = draw(gan, generator, seed, range(n), device, label, truncation=truncation, caption=caption)
     return torch.cat([to_uint8(part).cpu() for part in parts])
+
+
+def translate(
+    gan: GAN,
+    generator: nn.Module,
+    seed: int,
+    indices: Sequence[int],
+    sources_NCHW: Tensor,
+    direction: Direction = "AtoB",
+    device: torch.device | str = "cpu",
+    chunk: int = CHUNK,
+) -> Tensor:
+    """Image i of the uint8 `sources_NCHW` translated, with noise of `indices`[i] of the seed: float32 on `device`."""
+    options = {"chunk": chunk, "sources": to_float(sources_NCHW), "direction": direction}
+    return torch.cat(list(draw(gan, generator, seed, indices, device, **options)))  # type: ignore[arg-type]
+
+
+def translate_image(
+    loaded: LoadedGenerator, seed: int, index: int, image_CHW: np.ndarray, direction: Direction
+) -> np.ndarray:
+    """A uint8 image of any size translated to one of the same size: mirrored beyond its right and lower border to a
+    size that the networks take, and cropped back. The noise is that of sample `index` of the seed."""
+    _, height, width = image_CHW.shape
+    multiple = loaded.gan.multiple(loaded.spec)
+    padded = np.pad(image_CHW, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="symmetric")
+    device = next(loaded.module.parameters()).device
+    sources = torch.from_numpy(padded)[None]
+    (made,) = translate(loaded.gan, loaded.module, seed, [index], sources, direction, device, chunk=1)
+    return to_uint8(made[:, :height, :width]).cpu().numpy()
 
 
 def draw_points(
