@@ -80,7 +80,24 @@ class Study:
     def gaussian(self, n: int) -> Tensor:
         """A normal distribution over single digits, drawn from for each channel."""
         fitted = PcaGaussian.fit(self.channels("train").numpy(), Controls())
-        return fitted.sample(3 * n, generator_for("cpu", "stacked", "gaussian")).unflatten(0, (n, 3)).squeeze(2)
+        return self._drawn([fitted], n)
+
+    def gaussians(self, n: int) -> Tensor:
+        """The same, with a distribution of its own for each of the ten digits."""
+        modes = np.array(self.dataset.column("label", "train"))
+        digits = np.stack([modes // 100, modes // 10 % 10, modes % 10], 1).flatten()
+        channels = self.channels("train").numpy()
+        return self._drawn([PcaGaussian.fit(channels[digits == digit], Controls()) for digit in range(10)], n)
+
+    def _drawn(self, fitted: list[PcaGaussian], n: int) -> Tensor:
+        """n triples, each channel from one of the distributions."""
+        draws = generator_for("cpu", "stacked", "gaussian", len(fitted))
+        chosen = torch.randint(len(fitted), (3 * n,), generator=draws)
+        images = torch.zeros(3 * n, 1, *self.dataset.spec()["image"].shape[1:], dtype=torch.uint8)
+        for number, one in enumerate(fitted):
+            rows = (chosen == number).nonzero().flatten()
+            images[rows] = one.sample(len(rows), draws)
+        return images.unflatten(0, (n, 3)).squeeze(2)
 
     def noise(self, n: int) -> Tensor:
         """Every pixel uniform."""
@@ -123,7 +140,8 @@ def main() -> None:
         controls = {
             "real, of held-out digits": study.real("test", n),
             "real, of training digits": study.real("train", n),
-            "PCA-Gaussian of each channel": study.gaussian(n),
+            "PCA-Gaussian of all digits": study.gaussian(n),
+            "PCA-Gaussian of each digit": study.gaussians(n),
             "uniform noise": study.noise(n),
         }
         table = [row(name, n, study.scores(images)) for name, images in controls.items()]

@@ -15,7 +15,15 @@ from ..tracking import Mirror
 
 
 def check(config: RunConfig, settings: Settings) -> None:
-    """What would stop a training, told before any work. Raises InputError when a batch cannot be dealt out."""
+    """What would stop a training, told before any work.
+
+    Raises InputError when a batch cannot be dealt out, and for recipes whose samples nothing shows or scores yet.
+    """
+    if config.recipe().output(config.prepare.columns) == "translation":
+        raise InputError(
+            f"gan.name {config.gan.name} translates images, which snapshots and evaluation cannot do yet: only its "
+            "networks, losses and data are there; choose another gan.name"
+        )
     batch, micro_batch = config.train.batch, config.train.micro_batch_size()
     ranks = settings.num_processes * settings.nodes
     if batch % (micro_batch * ranks):
