@@ -68,9 +68,9 @@ class StopConfig(Section):
 class TrainConfig(Section):
     """Stage 2: from shards to checkpoints."""
 
-    batch: int = Field(64, ge=2)
+    batch: int = Field(64, ge=1)
     """Real images in one D update, over all processes."""
-    micro_batch: int | None = Field(None, ge=2)
+    micro_batch: int | None = Field(None, ge=1)
     """Images in one forward pass: the unit in which anything that mixes examples works. null: the whole batch."""
     stop: StopConfig
     """When to end."""
@@ -195,6 +195,11 @@ class RunConfig(Section):
     def _fit_the_data(self) -> RunConfig:
         gan = self.recipe()
         gan.columns(self.prepare.columns)  # an InputError is a ValueError
+        for field, size in (("train.batch", self.train.batch), ("train.micro_batch", self.train.micro_batch)):
+            if size is not None and size < gan.LEAST_BATCH:
+                raise ValueError(
+                    f"{field} is {size}, and gan.name {self.gan.name} needs at least {gan.LEAST_BATCH} images at a time"
+                )
         if isinstance(self.prepare, PrepareConfig):
             gan.check_resolution(self.prepare.resolution)
             if self.train.jitter is not None and self.train.jitter <= self.prepare.resolution:

@@ -69,8 +69,8 @@ MODE_METRICS: dict[str, bool] = {name: lower for metrics in OF_MODES.values() fo
 SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
 """Fields of a protocol that its format 1 had not."""
 STANDARD_EXTRACTOR = known.INCEPTION
-SINCE_TRANSLATIONS = ("phrasings", "direction", "likeness", "back")
-"""Fields that stand in a protocol only where they have something to say, as in those from before there were any."""
+OF_NEWER_DATA = ("phrasings", "direction", "likeness", "back")
+"""Fields that stand in a protocol only of data that they have something to say of."""
 UNCOUNTED = frozenset({"name", "classes_asked"})
 """Fields of a protocol that are no part of its hash."""
 Split = Literal["train", "test", "all"]
@@ -213,11 +213,9 @@ class Protocol(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without phrasings it is written as before there were any: hashes hang on it."""
+        """Without what only newer kinds of data have it is written as before there were any: hashes hang on it."""
         written: dict[str, Any] = handler(self)
-        if self.phrasings is None:
-            written.pop("phrasings", None)
-        return written
+        return {name: value for name, value in written.items() if value is not None or name not in OF_NEWER_DATA}
 
     @property
     def held_out(self) -> str:
@@ -239,7 +237,8 @@ def differences(before: Protocol, after: Protocol) -> list[str]:
 
 def _counted(protocol: Protocol) -> dict[str, Any]:
     """All that counts, without what its format had not, as JSON values."""
-    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
+    counted = protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
+    return counted if protocol.back is None else {**counted, "back": _counted(protocol.back)}
 
 
 def headline(protocol: Mapping[str, Any], hash: str) -> str:

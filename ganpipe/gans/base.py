@@ -115,6 +115,8 @@ class GAN(ABC):
     """One way to train a generator: networks, losses, the order of the updates, and how to sample."""
 
     Config: ClassVar[type[GanConfig]]
+    LEAST_BATCH: ClassVar[int] = 2
+    """Images in a forward pass, with fewer of which what mixes examples has nothing to mix."""
 
     def __init__(self, config: Any):
         self.config = config

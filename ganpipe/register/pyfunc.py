@@ -68,9 +68,12 @@ class GeneratorModel(PythonModel):
         self.loaded = self.sample.load_generator(context.artifacts["generator"], self.device)
 
     def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """uint8 (rows, height, width, channels), or float32 (rows, 2), for a DataFrame of rows; for images as many."""
+        """uint8 (rows, height, width, channels), or float32 (rows, 2), for a DataFrame of rows; for images as many.
+
+        (MLflow has no type hint for a DataFrame or an array.)
+        """
         if self.loaded.directions:
             return self._translated(model_input, params or {})
         pictures = rows_to_pictures(model_input)
