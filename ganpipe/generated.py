@@ -129,7 +129,7 @@ def translate(generator: LoadedGenerator, seed: int, folder: Path, direction: st
         if one:
             path.parent.mkdir(parents=True, exist_ok=True)
             columns = 2 * max(1, round((len(names) / 2) ** 0.5))
-            path.write_bytes(sample.grid_png(np.stack(sheet), columns, STILL_SIDE))
+            path.write_bytes(sample.grid_png(sample.side_by_side(sheet), columns, STILL_SIDE))
     except OSError as error:
         raise InputError(f"--out {path}: {error}") from error
     return len(names)

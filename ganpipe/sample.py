@@ -360,6 +360,13 @@ def enlarged_grid(images_NCHW: np.ndarray, columns: int | None = None, scale_to:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
+def side_by_side(images: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+    """Arrays (..., C, H, W) stacked, grey ones in three channels where others are in colour."""
+    channels = max(one.shape[-3] for one in images)
+    shapes = ((*one.shape[:-3], channels, *one.shape[-2:]) for one in images)
+    return np.stack([np.broadcast_to(one, shape) for one, shape in zip(images, shapes, strict=True)], axis)
+
+
 def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
     """A PNG of `enlarged_grid`."""
     buffer = io.BytesIO()

@@ -10,7 +10,7 @@ from torch import nn
 
 from .gans.base import GAN
 from .prepare.manifest import Dataset, Table
-from .sample import to_uint8, translate
+from .sample import side_by_side, to_uint8, translate
 from .spec import Direction, ways
 
 Place = tuple[str, str]
@@ -75,10 +75,11 @@ def ways_of(dataset: Dataset) -> tuple[Way, ...]:
 
 
 def translations(gan: GAN, generator: nn.Module, way: Way, seed: int, n: int, device: torch.device) -> np.ndarray:
-    """The first n test images beside their translations and known targets: uint8 (n, 2 or 3, C, H, W)."""
+    """uint8 (n, 2 or 3, C, H, W): the first n test images, their translations and known targets, all in colour when one
+    is."""
     sources = np.array(way.images(way.sources, "test")[:n])
     made = translate(gan, generator, seed, range(len(sources)), torch.from_numpy(sources), way.direction, device)
     columns = [sources, to_uint8(made).cpu().numpy()]
     if way.partners is not None:
         columns.append(np.array(way.images(way.partners, "test")[:n]))
-    return np.stack(columns, axis=1)
+    return side_by_side(columns, axis=1)

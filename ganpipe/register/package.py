@@ -115,15 +115,20 @@ def signature(loaded: LoadedGenerator) -> ModelSignature:
 
 
 def _of_images(loaded: LoadedGenerator) -> ModelSignature:
-    """uint8 images (n, height, width, channels) of any size in and out; parameters `direction` and `seed`."""
+    """uint8 images (n, height, width, channels) of any size in and out; parameters `direction` and `seed`.
+
+    Channels that hang on the direction are told by -1.
+    """
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
-    direction = loaded.directions[0]
-    sides = (loaded.source_channels(direction), sampled(loaded.spec, direction).shape[0])
-    given, made = (Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels))]) for channels in sides)
-    params = ParamSchema([ParamSpec("direction", "string", direction), ParamSpec("seed", "long", 0)])
+    def schema(channels: set[int]) -> Schema:
+        return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels.pop() if len(channels) == 1 else -1))])
+
+    given = schema({loaded.source_channels(direction) for direction in loaded.directions})
+    made = schema({sampled(loaded.spec, direction).shape[0] for direction in loaded.directions})
+    params = ParamSchema([ParamSpec("direction", "string", loaded.directions[0]), ParamSpec("seed", "long", 0)])
     return ModelSignature(inputs=given, outputs=made, params=params)
 
 
