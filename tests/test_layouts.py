@@ -99,5 +99,5 @@ def test_a_night_in_the_published_layout(make: Callable[[Path], None], metrics: 
     sheet = np.asarray(Image.open(picture).convert("RGB"))
     if make is facades:
         width = sheet.shape[1] // 3
-        assert plain(sheet[:, :width]) > 0.9, "the right half is what is translated, BtoA"
+        assert plain(sheet[:, :width]) > 0.8, "the right half is what is translated, BtoA"
         assert plain(sheet[:, -width:]) < 0.5
