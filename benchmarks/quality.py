@@ -97,10 +97,11 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=[nightly], help="of one data set and preparation")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    trained.add_home(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    with trained.scratch() as settings:
+    with trained.at_home(options.home) as settings:
         store = open_store(settings.store)
         readers: dict[str, Reader] = {}
         real_rows, rows, ratios, recalls, curves = [], [], [], [], []

@@ -38,12 +38,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of each training, at most; otherwise as the configuration says")
     parser.add_argument("--wrong-text", type=float, nargs="+", default=[0.15, 0.0], help="values of gan.wrong_text")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    trained.add_home(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     limits = [] if options.minutes is None else [f"train.stop.hours={options.minutes / 60}"]
 
     rows: list[str] = []
-    with trained.scratch() as settings:
+    with trained.at_home(options.home) as settings:
         for wrong_text in options.wrong_text:
             found: list[dict[str, float]] = []
             for seed in range(1, options.seeds + 1):

@@ -1,7 +1,8 @@
-"""What studies of whole trainings share: a home that does not stay, and the stages that `ganpipe run` calls."""
+"""What studies of whole trainings share: a home, and the stages that `ganpipe run` calls."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,11 +17,16 @@ from ganpipe.refs import ControlScores, EvalReport, SnapshotScores
 from ganpipe.settings import Settings
 
 
+def add_home(parser: argparse.ArgumentParser) -> None:
+    """The option of which `at_home` takes the value."""
+    parser.add_argument("--home", help="where runs stay, to look at; otherwise nothing stays")
+
+
 @contextmanager
-def scratch() -> Iterator[Settings]:
-    """Settings whose home goes away afterwards, without MLflow."""
-    with tempfile.TemporaryDirectory() as home:
-        yield Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+def at_home(home: str | None) -> Iterator[Settings]:
+    """Settings without MLflow, and with a home: the one asked for, or one that goes away afterwards."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Settings.from_environment({"GANPIPE_HOME": home or temporary, "GANPIPE_TRACKING_URI": "off"})
 
 
 @dataclass(frozen=True)

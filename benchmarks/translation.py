@@ -38,10 +38,11 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", choices=("l1", "gan", "both"), default=["l1", "gan", "both"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    trained.add_home(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    with trained.scratch() as settings:
+    with trained.at_home(options.home) as settings:
         for part in options.parts:
             metrics = SIDES if part == "sides" else PAIRS
             name = "cyclegan" if part == "sides" else "pix2pix"

@@ -105,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--input", metavar="FOLDER", help=meaning)
     meaning = "which way; needed where a generator knows both"
     added.add_argument("--direction", choices=("AtoB", "BtoA"), help=meaning)
+    meaning = "images, or pairs of an image and its translation, in a row of one picture"
+    added.add_argument("--columns", type=_positive, help=meaning)
     meaning = "x.png: one picture; x.csv: points; otherwise a folder of files. What moves: .gif, .webp or .mp4"
     added.add_argument("--out", metavar="PATH", required=True, help=meaning)
 

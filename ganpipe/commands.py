@@ -215,10 +215,11 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     path, generator = Path(args.out).expanduser(), sample.load_generator(weights)
     result = {"path": str(path.resolve()), "seed": args.seed, "truncation": args.truncation, "weights": str(weights)}
     result |= {name: asked for name in ("label", "text") if (asked := getattr(args, name))}
-    asked = args.label, args.text, args.truncation
+    asked = args.label, args.text, args.truncation, args.columns
     if args.input is not None:
         _refuse_beside_input(args)
-        n = generated.translate(generator, args.seed, Path(args.input).expanduser(), args.direction, path)
+        folder = Path(args.input).expanduser()
+        n = generated.translate(generator, args.seed, folder, args.direction, path, args.columns)
         direction = generator.direction(args.direction)
         return Outcome(result | {"n": n, "direction": direction}, f"{n} images translated {direction}: {path}")
     if args.direction is not None:

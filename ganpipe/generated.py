@@ -34,10 +34,12 @@ class _Asked:
     label: list[int] | None
     caption: list[str] | None
     columns: int | None
-    """Of a grid with one row for each class or text, where they fit."""
+    """Of a grid: as asked for, or with one row for each class or text, where they fit."""
 
     @classmethod
-    def of(cls, generator: LoadedGenerator, n: int, labels: Sequence[str], texts: Sequence[str]) -> _Asked:
+    def of(
+        cls, generator: LoadedGenerator, n: int, labels: Sequence[str], texts: Sequence[str], columns: int | None
+    ) -> _Asked:
         numbers, said = generator.class_numbers(labels), generator.texts(texts)
         for what, asked in (("labels", numbers), ("texts", said)):
             if len(asked) > n:
@@ -48,7 +50,7 @@ class _Asked:
             share,
             [numbers[part] for part in share] if numbers else None,
             [said[part] for part in share] if said else None,
-            n // count if count > 1 and n % count == 0 else None,
+            columns or (n // count if count > 1 and n % count == 0 else None),
         )
 
 
@@ -60,13 +62,14 @@ def write(
     labels: Sequence[str] = (),
     texts: Sequence[str] = (),
     truncation: float = 1.0,
+    columns: int | None = None,
 ) -> None:
     """Samples 0, ..., n - 1 of the seed, as the suffix of `path` says.
 
     Of several `labels`, or `texts`, each has its share of the samples, one after the other. Raises InputError for a
     class or a text that the generator cannot be asked for, and when the samples cannot be written.
     """
-    asked = _Asked.of(generator, n, labels, texts)
+    asked = _Asked.of(generator, n, labels, texts, columns)
     try:
         if generator.directions:
             raise InputError("this generator translates images: name a folder of them with --input")
@@ -78,7 +81,9 @@ def write(
         raise InputError(f"--out {path}: {error}") from error
 
 
-def translate(generator: LoadedGenerator, seed: int, folder: Path, direction: str | None, path: Path) -> int:
+def translate(
+    generator: LoadedGenerator, seed: int, folder: Path, direction: str | None, path: Path, columns: int | None = None
+) -> int:
     """The images of a folder translated, each in its own size, and how many there are.
 
     They are written to the folder `path` as PNG, by their names there; or, all of one size, each beside its source
@@ -128,8 +133,8 @@ def translate(generator: LoadedGenerator, seed: int, folder: Path, direction: st
             (path / name).write_bytes(sample.grid_png(made[None], scale_to=1))
         if one:
             path.parent.mkdir(parents=True, exist_ok=True)
-            columns = 2 * max(1, round((len(names) / 2) ** 0.5))
-            path.write_bytes(sample.grid_png(sample.side_by_side(sheet), columns, STILL_SIDE))
+            pairs = columns or max(1, round((len(names) / 2) ** 0.5))
+            path.write_bytes(sample.grid_png(sample.side_by_side(sheet), 2 * pairs, STILL_SIDE))
     except OSError as error:
         raise InputError(f"--out {path}: {error}") from error
     return len(names)
@@ -144,6 +149,7 @@ def write_walks(
     labels: Sequence[str] = (),
     texts: Sequence[str] = (),
     truncation: float = 1.0,
+    columns: int | None = None,
 ) -> int:
     """n closed walks through the latents of `stops` samples each, side by side, and the number of their frames.
 
@@ -152,7 +158,7 @@ def write_walks(
     moving.check(path)
     if generator.output != "image":
         raise InputError(f"--interpolate: this generator makes {generator.output}s, and what moves is images")
-    asked = _Asked.of(generator, n, labels, texts)
+    asked = _Asked.of(generator, n, labels, texts, columns)
     drawn = sample.draw_walks(
         *(generator.gan, generator.module, seed, n, stops, STEPS),
         label=asked.label,

@@ -119,6 +119,11 @@ def test_one_picture_of_sources_beside_translations(weights: dict[str, Path], tm
     assert generate(weights["pairs"], folder, tmp_path / "sheet.png") == 0
     sheet = read(tmp_path / "sheet.png")
     assert sheet.shape[2] == 3 and min(sheet.shape[:2]) >= 2 * SIDE
+    assert generate(weights["pairs"], folder, tmp_path / "row.png", "--columns", "3") == 0
+    row = read(tmp_path / "row.png")
+    assert row.shape[1] == 6 * row.shape[0]
+    first = row[:: row.shape[0] // SIDE, : row.shape[0] : row.shape[0] // SIDE]
+    np.testing.assert_array_equal(first, np.broadcast_to(image(0), (SIDE, SIDE, 3)))
 
 
 def test_a_served_model_translates_as_the_command_does(weights: dict[str, Path], tmp_path: Path) -> None:
