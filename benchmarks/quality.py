@@ -13,26 +13,22 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import os
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import trained
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
-from ganpipe import evaluate, prepare, sample, train
+from ganpipe import prepare, sample
 from ganpipe.config import load_config
-from ganpipe.night import new_record
 from ganpipe.prepare.manifest import Dataset
-from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 
 CONFIDENT = 0.9
@@ -82,12 +78,6 @@ def cnn_reader(images: Tensor, labels: Tensor, steps: int = 1500) -> Reader:
     return read
 
 
-def cpu_seconds() -> float:
-    """CPU time of the processes that this one has waited for; the clock would also measure what else is running."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
 READERS = {"SVM": svm_reader, "CNN": cnn_reader}
 
 
@@ -107,11 +97,11 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=[nightly], help="of one data set and preparation")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    trained.add_home(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(options.home) as settings:
         store = open_store(settings.store)
         readers: dict[str, Reader] = {}
         real_rows, rows, ratios, recalls, curves = [], [], [], [], []
@@ -129,13 +119,8 @@ def main() -> None:
                     read = readers[name](held_out)
                     accuracy = (read.argmax(1) == data.column("label", "test")).mean()
                     real_rows.append(f"| {name} | {accuracy:.1%} | {confident(read):.1%} |")
-            record = new_record(config, dataset, settings, datetime.now(UTC))
-            before = cpu_seconds()
-            train.run(config, record, settings)
-            seconds = cpu_seconds() - before
-            report = evaluate.run(config, record.run_id, settings)
-            assert report.diagnostics is not None, "digits are images"
-            best, controls = report.best, {control.name: control.scores for control in report.controls}
+            one = trained.run(config, settings)
+            best, controls = one.best, {name: control.scores for name, control in one.controls.items()}
             files = store.fetch(best.checkpoint.prefix, ["generator.safetensors"])
             generator = sample.load_generator(files["generator.safetensors"])
             asked = [row % len(generator.classes) for row in range(SAMPLES)] if generator.classes else None
@@ -144,22 +129,21 @@ def main() -> None:
             digits = np.bincount(read_by["CNN"].argmax(1), minlength=10) / SAMPLES
             ratio = best.scores["fid_domain"] / controls["pca_gaussian"]["fid_domain"]
             ratios.append(ratio)
-            kimg = best.checkpoint.images_seen / 1000
             rows.append(
-                f"| {config.name} | {seed} | {kimg:.0f} | {seconds:.0f} | {best.scores['fid_domain']:.2f} "
+                f"| {config.name} | {seed} | {one.kimg:.0f} | {one.seconds:.0f} | {best.scores['fid_domain']:.2f} "
                 f"| {ratio:.3f} | " + " | ".join(f"{confident(read):.1%}" for read in read_by.values()) + " | "
                 f"{digits.min():.1%} | {digits.max():.1%} "
                 f"| {best.scores['precision_domain']:.3f} | {best.scores['recall_domain']:.3f} | "
                 + " | ".join(read_as_asked(read, asked) for read in read_by.values())
-                + f" | {', '.join(alarm.name for alarm in report.diagnostics.raised) or 'none'} |"
+                + f" | {one.alarms} |"
             )
             recall = best.by_class["recall_domain"]
             recalls.append(f"| {config.name} | {seed} | {' | '.join(f'{value:.2f}' for value in recall.values())} |")
-            curve = [(each.checkpoint.images_seen / 1000, each.scores["fid_domain"]) for each in report.snapshots]
-            curves.append(f"| {config.name} | {seed} | {', '.join(f'{kimg:.0f}: {fid:.2f}' for kimg, fid in curve)} |")
+            curve = ", ".join(f"{kimg:.0f}: {fid:.2f}" for kimg, fid in one.curve)
+            curves.append(f"| {config.name} | {seed} | {curve} |")
             logging.info("%s\n%s\n%s", rows[-1], recalls[-1], curves[-1])
 
-    print(f"protocol {report.protocol_hash}, {report.protocol['n_generated']} samples a seed\n")
+    print(f"protocol {one.report.protocol_hash}, {one.report.protocol['n_generated']} samples a seed\n")
     print("| control | fid_domain | kid_domain | precision | recall |\n| --- | --- | --- | --- | --- |")
     for name, scores in controls.items():
         values = (scores[f"{metric}_domain"] for metric in ("fid", "kid", "precision", "recall"))

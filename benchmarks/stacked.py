@@ -13,12 +13,12 @@ import argparse
 import json
 import logging
 import sys
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
+import trained
 from torch import Tensor
 
 from ganpipe import prepare, sample, train
@@ -36,7 +36,6 @@ from ganpipe.ranks import Ranks
 from ganpipe.refs import CheckpointRef
 from ganpipe.rng import generator_for
 from ganpipe.runs import checkpoints
-from ganpipe.settings import Settings
 from ganpipe.storage import Store, open_store
 
 CONFIGS = [
@@ -122,14 +121,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=25_600, help="of controls, best and last")
     parser.add_argument("--curve", type=int, default=6_400, help="samples of every snapshot")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--home", help="where runs stay; otherwise nothing stays")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    trained.add_home(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     n, seed = options.samples, f"train.seed={options.seed}"
-    with tempfile.TemporaryDirectory() as temporary:
-        home = options.home or temporary
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(options.home) as settings:
         store = open_store(settings.store)
         limit = [f"train.stop={{hours: {options.minutes / 60}}}", seed]
         configs = [load_config(path, [*limit, *options.overrides]) for path in options.configs]

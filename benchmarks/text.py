@@ -11,28 +11,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import statistics
 import sys
-import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
-from ganpipe import evaluate, prepare, train
+import trained
+
 from ganpipe.config import load_config
-from ganpipe.night import new_record
-from ganpipe.settings import Settings
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits-text.yaml"
 SEEN = ("text_digit", "text_weight", "text_slant", "text_all")
 UNSEEN = tuple(f"{name}_unseen" for name in SEEN)
 METRICS = tuple(f"{name}_domain" for name in (*SEEN, *UNSEEN, "text_diversity"))
-
-
-def cpu_seconds() -> float:
-    """CPU time of the processes that this one has waited for; the clock would also measure what else is running."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def row(first: str, seed: str, scores: dict[str, float], rest: tuple[str, ...]) -> str:
@@ -48,34 +38,25 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of each training, at most; otherwise as the configuration says")
     parser.add_argument("--wrong-text", type=float, nargs="+", default=[0.15, 0.0], help="values of gan.wrong_text")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
+    trained.add_home(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     limits = [] if options.minutes is None else [f"train.stop.hours={options.minutes / 60}"]
 
     rows: list[str] = []
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(options.home) as settings:
         for wrong_text in options.wrong_text:
             found: list[dict[str, float]] = []
             for seed in range(1, options.seeds + 1):
                 overrides = [*options.overrides, *limits, f"gan.wrong_text={wrong_text}", f"train.seed={seed}"]
-                config = load_config(CONFIG, overrides)
-                record = new_record(config, prepare.run(config, settings), settings, datetime.now(UTC))
-                before = cpu_seconds()
-                train.run(config, record, settings)
-                seconds = cpu_seconds() - before
-                report = evaluate.run(config, record.run_id, settings)
-                assert report.diagnostics is not None, "digits are images"
-                best, controls = report.best, {control.name: control.scores for control in report.controls}
+                one = trained.run(load_config(CONFIG, overrides), settings)
+                scores, controls = one.best.scores, one.controls
                 if not rows:
-                    rows.append(row("real", "-", controls["real"], ("-", "-", "-", "-")))
-                ratio = best.scores["fid_domain"] / controls["pca_gaussian"]["fid_domain"]
-                alarms = ", ".join(alarm.name for alarm in report.diagnostics.raised) or "none"
-                kimg = f"{best.checkpoint.images_seen / 1000:.0f}"
-                found.append(best.scores)
-                rows.append(
-                    row(f"{wrong_text:g}", str(seed), best.scores, (kimg, f"{seconds:.0f}", f"{ratio:.3f}", alarms))
-                )
+                    rows.append(row("real", "-", controls["real"].scores, ("-", "-", "-", "-")))
+                ratio = scores["fid_domain"] / controls["pca_gaussian"].scores["fid_domain"]
+                rest = (f"{one.kimg:.0f}", f"{one.seconds:.0f}", f"{ratio:.3f}", one.alarms)
+                found.append(scores)
+                rows.append(row(f"{wrong_text:g}", str(seed), scores, rest))
                 logging.info("%s", rows[-1])
             middle = {name: statistics.median(scores[name] for scores in found) for name in METRICS}
             rows.append(row(f"{wrong_text:g}", "median", middle, ("-", "-", "-", "-")))
@@ -83,7 +64,7 @@ def main() -> None:
     asked = [name.removeprefix("text_") for name in SEEN]
     head = ["wrong_text", "seed", *asked, *(f"unseen: {name}" for name in asked), "diversity", "best at kimg"]
     head += ["train CPU s", "fid_domain / PCA-Gaussian", "alarms"]
-    print(f"protocol {report.protocol_hash}, {len(report.best.seeds)} sample seeds\n")
+    print(f"protocol {one.report.protocol_hash}, {len(one.best.seeds)} sample seeds\n")
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     print("\n".join(rows))
 

@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("model", metavar="MODEL", help="the product")
     added.add_argument("--version", help="otherwise the champion")
 
-    added = command("generate", commands.generate, "draw samples")
+    added = command("generate", commands.generate, "draw samples, or translate images")
     added.add_argument("model", metavar="MODEL", help="models:/NAME@champion, a run's id, or a .safetensors file")
     added.add_argument("--n", type=_positive, help="how many; otherwise 64, and one that moves")
     added.add_argument("--seed", type=int, default=0)
@@ -101,6 +101,12 @@ def build_parser() -> argparse.ArgumentParser:
     added.add_argument("--truncation", metavar="PSI", type=_not_negative, default=1.0, help=meaning)
     meaning = "a moving picture: a closed walk through the latents of N samples; its class or text stays"
     added.add_argument("--interpolate", metavar="N", type=_several, help=meaning)
+    meaning = "images to translate, of a generator that translates: each in its own size"
+    added.add_argument("--input", metavar="FOLDER", help=meaning)
+    meaning = "which way; needed where a generator knows both"
+    added.add_argument("--direction", choices=("AtoB", "BtoA"), help=meaning)
+    meaning = "images, or pairs of an image and its translation, in a row of one picture"
+    added.add_argument("--columns", type=_positive, help=meaning)
     meaning = "x.png: one picture; x.csv: points; otherwise a folder of files. What moves: .gif, .webp or .mp4"
     added.add_argument("--out", metavar="PATH", required=True, help=meaning)
 

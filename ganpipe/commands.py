@@ -215,7 +215,15 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     path, generator = Path(args.out).expanduser(), sample.load_generator(weights)
     result = {"path": str(path.resolve()), "seed": args.seed, "truncation": args.truncation, "weights": str(weights)}
     result |= {name: asked for name in ("label", "text") if (asked := getattr(args, name))}
-    asked = args.label, args.text, args.truncation
+    asked = args.label, args.text, args.truncation, args.columns
+    if args.input is not None:
+        _refuse_beside_input(args)
+        folder = Path(args.input).expanduser()
+        n = generated.translate(generator, args.seed, folder, args.direction, path, args.columns)
+        direction = generator.direction(args.direction)
+        return Outcome(result | {"n": n, "direction": direction}, f"{n} images translated {direction}: {path}")
+    if args.direction is not None:
+        raise InputError("--direction is for images that are translated; name a folder of them with --input")
     if args.interpolate is None:
         n = args.n or 64
         generated.write(generator, args.seed, n, path, *asked)
@@ -225,6 +233,20 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     walks = "a walk" if n == 1 else f"{n} walks"
     text = f"{walks} through {stops} samples, {frames} frames: {path}"
     return Outcome(result | {"n": n, "interpolate": stops, "frames": frames}, text)
+
+
+def _refuse_beside_input(args: argparse.Namespace) -> None:
+    for flag, given in (
+        ("--n", args.n is not None),
+        ("--label", args.label),
+        ("--text", args.text),
+        ("--truncation", args.truncation != 1),
+        ("--interpolate", args.interpolate is not None),
+    ):
+        if given:
+            raise InputError(
+                f"{flag} is for samples that are drawn, and --input {args.input} is translated; leave it out"
+            )
 
 
 def _exit_code(decision: Decision) -> int:

@@ -68,9 +68,9 @@ class StopConfig(Section):
 class TrainConfig(Section):
     """Stage 2: from shards to checkpoints."""
 
-    batch: int = Field(64, ge=2)
+    batch: int = Field(64, ge=1)
     """Real images in one D update, over all processes."""
-    micro_batch: int | None = Field(None, ge=2)
+    micro_batch: int | None = Field(None, ge=1)
     """Images in one forward pass: the unit in which anything that mixes examples works. null: the whole batch."""
     stop: StopConfig
     """When to end."""
@@ -126,7 +126,7 @@ class Requirement(Section):
     """Largest value allowed."""
     at_least: float | None = None
     """Smallest value allowed."""
-    times: Literal["real", "pca_gaussian", "resampled_train"] | None = None
+    times: Literal["real", "pca_gaussian", "resampled_train", "identity", "constant_mean", "inversion"] | None = None
     """When set, the bounds are multiples of this control's score of the same metric."""
 
     @model_validator(mode="after")
@@ -154,7 +154,8 @@ class RegisterConfig(Section):
     """What candidate and champion are compared by; null: the Frechet distance in the run's extractor, and for points
     `mode_overlap`."""
     require: dict[str, Requirement] = {}
-    """metric -> bound. Always asked besides: finite scores, and a better default metric than the PCA-Gaussian's."""
+    """metric -> bound. Always asked besides: finite scores, and a better default metric than the PCA-Gaussian's, or, of
+    translations, than that of the sources themselves and of the mean target."""
     min_improvement: float = Field(0.02, ge=0, lt=1)
     """Share of the champion's score by which a candidate must be better."""
     keep: KeepConfig | None = None
@@ -194,6 +195,11 @@ class RunConfig(Section):
     def _fit_the_data(self) -> RunConfig:
         gan = self.recipe()
         gan.columns(self.prepare.columns)  # an InputError is a ValueError
+        for field, size in (("train.batch", self.train.batch), ("train.micro_batch", self.train.micro_batch)):
+            if size is not None and size < gan.LEAST_BATCH:
+                raise ValueError(
+                    f"{field} is {size}, and gan.name {self.gan.name} needs at least {gan.LEAST_BATCH} images at a time"
+                )
         if isinstance(self.prepare, PrepareConfig):
             gan.check_resolution(self.prepare.resolution)
             if self.train.jitter is not None and self.train.jitter <= self.prepare.resolution:
@@ -216,6 +222,10 @@ class RunConfig(Section):
             raise ValueError(
                 f"evaluate.extractor {self.evaluate.extractor} does not fit prepare.source {source}: points have the "
                 "extractor `point`, images have `domain` or `inception`; leave it out for the default"
+            )
+        if self.train.stop_on and gan.output(self.prepare.columns) == "translation":
+            raise ValueError(
+                f"train.stop_on looks at images that are drawn, and gan.name {self.gan.name} translates; leave it out"
             )
         for field, given in (
             ("train.mirror", self.train.mirror),

@@ -1,14 +1,21 @@
-"""What `ganpipe generate` leaves: pictures of samples, still or moving, or the samples as files."""
+"""What `ganpipe generate` leaves: pictures of samples, still or moving, samples or translations as files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from . import moving, plane, sample
 from .errors import InputError
 from .sample import LoadedGenerator
+from .sourceconfig import FolderSource
+
+if TYPE_CHECKING:
+    from .prepare.found import Stat
 
 OTHER_IMAGES = (".jpg", ".jpeg", ".gif", ".webp", ".mp4", ".bmp", ".tif", ".tiff")
 """What pictures are not written as."""
@@ -27,10 +34,12 @@ class _Asked:
     label: list[int] | None
     caption: list[str] | None
     columns: int | None
-    """Of a grid with one row for each class or text, where they fit."""
+    """Of a grid: as asked for, or with one row for each class or text, where they fit."""
 
     @classmethod
-    def of(cls, generator: LoadedGenerator, n: int, labels: Sequence[str], texts: Sequence[str]) -> _Asked:
+    def of(
+        cls, generator: LoadedGenerator, n: int, labels: Sequence[str], texts: Sequence[str], columns: int | None
+    ) -> _Asked:
         numbers, said = generator.class_numbers(labels), generator.texts(texts)
         for what, asked in (("labels", numbers), ("texts", said)):
             if len(asked) > n:
@@ -41,7 +50,7 @@ class _Asked:
             share,
             [numbers[part] for part in share] if numbers else None,
             [said[part] for part in share] if said else None,
-            n // count if count > 1 and n % count == 0 else None,
+            columns or (n // count if count > 1 and n % count == 0 else None),
         )
 
 
@@ -53,20 +62,82 @@ def write(
     labels: Sequence[str] = (),
     texts: Sequence[str] = (),
     truncation: float = 1.0,
+    columns: int | None = None,
 ) -> None:
     """Samples 0, ..., n - 1 of the seed, as the suffix of `path` says.
 
     Of several `labels`, or `texts`, each has its share of the samples, one after the other. Raises InputError for a
     class or a text that the generator cannot be asked for, and when the samples cannot be written.
     """
-    asked = _Asked.of(generator, n, labels, texts)
+    asked = _Asked.of(generator, n, labels, texts, columns)
     try:
+        if generator.directions:
+            raise InputError("this generator translates images: name a folder of them with --input")
         if generator.output == "point":
             _points(generator, seed, n, path, truncation)
         else:
             _images(generator, seed, n, path, asked, truncation)
     except OSError as error:
         raise InputError(f"--out {path}: {error}") from error
+
+
+def translate(
+    generator: LoadedGenerator, seed: int, folder: Path, direction: str | None, path: Path, columns: int | None = None
+) -> int:
+    """The images of a folder translated, each in its own size, and how many there are.
+
+    They are written to the folder `path` as PNG, by their names there; or, all of one size, each beside its source
+    into the one picture that a `path` in .png is. The noise of an image is that of its number among them by name.
+    Raises InputError, before anything is written, for images that cannot be read, a direction that the generator does
+    not know, names that differ by their suffix alone, and when nothing can be written.
+    """
+    from .prepare.decode import listing
+    from .prepare.folder import folder as found_in
+    from .prepare.images import UnreadableImage, open_image
+
+    way = generator.direction(direction)
+    channels = generator.source_channels(way)
+    found = found_in(FolderSource(path=folder, labels="none"), "--input")
+    one = path.suffix.lower() == ".png"
+    if path.suffix.lower() in OTHER_IMAGES:
+        raise InputError(f"--out {path}: translations are written as .png, a name without suffix is a folder of PNGs")
+    names = [PurePosixPath(stat.name).with_suffix(".png") for stat in found.stats]
+    if twice := {str(name) for name in names if names.count(name) > 1}:
+        raise InputError(f"--input: several images would be written as {min(twice)}; rename all but one")
+
+    def source(stat: Stat) -> np.ndarray:
+        image, _ = open_image((Path(found.place) / stat.name).read_bytes(), channels, (255, 255, 255))
+        return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
+
+    sizes, unreadable = set(), []
+    for stat in found.stats:
+        try:
+            sizes.add(source(stat).shape)
+        except UnreadableImage as error:
+            unreadable.append(f"{found.place}/{stat.name}: {error}")
+    if unreadable:
+        raise InputError(f"--input: {len(unreadable)} images cannot be read:\n  {listing(unreadable)}")
+    if one and len(sizes) > 1:
+        raise InputError(
+            f"--out {path}: one picture is of images of one size, and these have {len(sizes)}; name a folder"
+        )
+    sheet = []
+    try:
+        for number, (stat, name) in enumerate(zip(found.stats, names, strict=True)):
+            image = source(stat)
+            made = sample.translate_image(generator, seed, number, image, way)
+            if one:
+                sheet += [image, made]
+                continue
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(sample.grid_png(made[None], scale_to=1))
+        if one:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pairs = columns or max(1, round((len(names) / 2) ** 0.5))
+            path.write_bytes(sample.grid_png(sample.side_by_side(sheet), 2 * pairs, STILL_SIDE))
+    except OSError as error:
+        raise InputError(f"--out {path}: {error}") from error
+    return len(names)
 
 
 def write_walks(
@@ -78,6 +149,7 @@ def write_walks(
     labels: Sequence[str] = (),
     texts: Sequence[str] = (),
     truncation: float = 1.0,
+    columns: int | None = None,
 ) -> int:
     """n closed walks through the latents of `stops` samples each, side by side, and the number of their frames.
 
@@ -86,7 +158,7 @@ def write_walks(
     moving.check(path)
     if generator.output != "image":
         raise InputError(f"--interpolate: this generator makes {generator.output}s, and what moves is images")
-    asked = _Asked.of(generator, n, labels, texts)
+    asked = _Asked.of(generator, n, labels, texts, columns)
     drawn = sample.draw_walks(
         *(generator.gan, generator.module, seed, n, stops, STEPS),
         label=asked.label,

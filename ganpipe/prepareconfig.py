@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from .options import Section
 from .sourceconfig import StackedDigitsSource
-from .translationconfig import SOURCE_NAMES, UNPAIRED, AnySource, in_pairs
+from .translationconfig import SOURCE_NAMES, UNPAIRED, AnySource, RestyledDigitsSource, UnpairedSource, in_pairs
 
 
 class PrepareConfig(Section):
@@ -97,6 +97,18 @@ class PrepareConfig(Section):
         if isinstance(self.source, UNPAIRED):
             return frozenset({"a", "b"})
         return frozenset({"source", "target"} if self.paired else {"image"}) | self.source.columns()
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the images may have labels."""
+        if isinstance(self.source, UnpairedSource):
+            return all("label" in side.columns() for side in (self.source.a, self.source.b))
+        return isinstance(self.source, RestyledDigitsSource) or "label" in self.columns
+
+    @property
+    def knows_partners(self) -> bool:
+        """Whether it is known what an image is to be translated to."""
+        return self.paired or isinstance(self.source, RestyledDigitsSource)
 
     def described(self) -> str:
         """For people: what the rows look like."""

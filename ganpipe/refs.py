@@ -64,7 +64,8 @@ class ControlScores(Scores):
     """The same metrics on something that is no GAN, under the same protocol."""
 
     name: str
-    """`real` (held-out images: the floor), `pca_gaussian`, or `resampled_train` (a memoriser)."""
+    """`real` (held-out images: the floor), `pca_gaussian`, or `resampled_train` (a memoriser). Of translations also
+    `identity` (the source), `constant_mean` (of the targets) and, where it means something, `inversion`."""
     n: int
     """Images scored. Of `real` as many as of the generated side where the split holds them: a Frechet distance falls
     with n, even one between equals, so that only a floor of the same n is one."""

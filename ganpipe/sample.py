@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from .gans import GANS
 from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng
 from .seeds import derive_seed
-from .spec import DataSpec, sampled, spec_from_json, spec_to_json
+from .spec import DataSpec, Direction, sampled, spec_from_json, spec_to_json, ways
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,13 +87,36 @@ class LoadedGenerator:
             self.gan.check_text(text)
         return tuple(asked)
 
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """In which images can be translated; none when it draws its samples."""
+        return tuple(ways(self.spec)) if self.output == "translation" else ()
+
+    def direction(self, asked: str | None) -> Direction:
+        """The direction asked for, or the only one there is.
+
+        Raises InputError when there is no such direction, or there are two and nobody asks for one.
+        """
+        if not self.directions:
+            raise InputError(f"this generator draws {self.output}s, and translates none")
+        if asked is None and len(self.directions) > 1:
+            raise InputError(f"this generator translates both ways; say which: {' or '.join(self.directions)}")
+        found = next((direction for direction in self.directions if asked in (None, direction)), None)
+        if found is None:
+            raise InputError(f"this generator translates {' and '.join(self.directions)}, not {asked}")
+        return found
+
+    def source_channels(self, direction: Direction) -> Literal[1, 3]:
+        """Of the images that are translated in this direction."""
+        return 1 if self.spec[ways(self.spec)[direction][0]].shape[0] == 1 else 3
+
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:LISTED])
         return f"{shown}, ... (number {LISTED} and on)" if len(self.classes) > LISTED else shown
 
     def served(self, rows: Tensor) -> np.ndarray:
         """Drawn rows as they are handed out: images uint8 (N, H, W, C), points float32 (N, 2)."""
-        if self.output == "image":
+        if self.output in ("image", "translation"):
             return to_uint8(rows).permute(0, 2, 3, 1).cpu().numpy()
         return rows.cpu().numpy()
 
@@ -139,7 +162,13 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
         module = gan.build_networks(spec).generator
     module.load_state_dict(tensors)
     module.requires_grad_(False)
-    return LoadedGenerator(gan, module.to(device).eval(), spec, metadata)
+    return LoadedGenerator(gan, placed(module, torch.device(device)).eval(), spec, metadata)
+
+
+def placed(module: nn.Module, device: torch.device) -> nn.Module:
+    """On the device, convolutions in the memory format that they are fast in: one, so that samples are the same to the
+    bit in the trainer and from a file."""
+    return module.to(device).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -153,19 +182,24 @@ def draw(
     chunk: int = CHUNK,
     truncation: float = 1.0,
     caption: Sequence[str] | None = None,
+    sources: Tensor | None = None,
+    direction: Direction = "AtoB",
 ) -> Iterator[Tensor]:
     """Samples `indices` of `seed`, in chunks of at most `chunk` rows, float32 as the recipe makes them.
 
     The generator must be in eval mode. `label` holds one class number per index, `caption` one text; without them a
     generator of classes draws one, each as likely as any other, and a generator of texts one of its examples.
-    `truncation` scales the latents.
+    `truncation` scales the latents. `sources`, float in [-1, 1] with one image per index, are what is translated.
     """
     for start in range(0, len(indices), chunk):
         rows = slice(start, start + chunk)
         rng = SampleRng(seed, _filled(indices[rows], chunk), torch.device(device))
         labels = None if label is None else torch.tensor(_filled(label[rows], chunk), device=device)
         texts = None if caption is None else tuple(_filled(caption[rows], chunk))
-        request = Request(rng, chunk, label=labels, caption=texts, truncation=truncation)
+        images = None if sources is None else sources[_filled(range(len(indices))[rows], chunk)].to(device)
+        request = Request(
+            rng, chunk, sources=images, direction=direction, label=labels, caption=texts, truncation=truncation
+        )
         yield gan.sample(generator, request)[: len(indices[rows])].float()
 
 
@@ -188,6 +222,35 @@ def draw_images(
     texts."""
     parts = draw(gan, generator, seed, range(n), device, label, truncation=truncation, caption=caption)
     return torch.cat([to_uint8(part).cpu() for part in parts])
+
+
+def translate(
+    gan: GAN,
+    generator: nn.Module,
+    seed: int,
+    indices: Sequence[int],
+    sources_NCHW: Tensor,
+    direction: Direction = "AtoB",
+    device: torch.device | str = "cpu",
+    chunk: int = CHUNK,
+) -> Tensor:
+    """Image i of the uint8 `sources_NCHW` translated, with noise of `indices`[i] of the seed: float32 on `device`."""
+    options = {"chunk": chunk, "sources": to_float(sources_NCHW), "direction": direction}
+    return torch.cat(list(draw(gan, generator, seed, indices, device, **options)))  # type: ignore[arg-type]
+
+
+def translate_image(
+    loaded: LoadedGenerator, seed: int, index: int, image_CHW: np.ndarray, direction: Direction
+) -> np.ndarray:
+    """A uint8 image of any size translated to one of the same size: mirrored beyond its right and lower border to a
+    size that the networks take, and cropped back. The noise is that of sample `index` of the seed."""
+    _, height, width = image_CHW.shape
+    multiple = loaded.gan.multiple(loaded.spec)
+    padded = np.pad(image_CHW, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="symmetric")
+    device = next(loaded.module.parameters()).device
+    sources = torch.from_numpy(padded)[None]
+    (made,) = translate(loaded.gan, loaded.module, seed, [index], sources, direction, device, chunk=1)
+    return to_uint8(made[:, :height, :width]).cpu().numpy()
 
 
 def draw_points(
@@ -295,6 +358,13 @@ def enlarged_grid(images_NCHW: np.ndarray, columns: int | None = None, scale_to:
     picture = grid(images_NCHW, columns)
     scale = max(1, -(-scale_to // max(images_NCHW.shape[2:])))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def side_by_side(images: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
+    """Arrays (..., C, H, W) stacked, grey ones in three channels where others are in colour."""
+    channels = max(one.shape[-3] for one in images)
+    shapes = ((*one.shape[:-3], channels, *one.shape[-2:]) for one in images)
+    return np.stack([np.broadcast_to(one, shape) for one, shape in zip(images, shapes, strict=True)], axis)
 
 
 def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:

@@ -89,8 +89,21 @@ def image_shape(spec: DataSpec, column: str = "image") -> tuple[int, int, int]:
     return channels, height, width
 
 
-def sampled(spec: DataSpec) -> Column:
+Direction = Literal["AtoB", "BtoA"]
+"""From what to what is translated; from a source to its target is `AtoB`."""
+
+
+def ways(spec: DataSpec) -> dict[Direction, tuple[str, str]]:
+    """Direction -> column of what is translated, and of what it is translated to. Nothing for other data."""
+    if {"source", "target"} <= spec.keys():
+        return {"AtoB": ("source", "target")}
+    return {"AtoB": ("a", "b"), "BtoA": ("b", "a")} if {"a", "b"} <= spec.keys() else {}
+
+
+def sampled(spec: DataSpec, direction: Direction = "AtoB") -> Column:
     """The column that a generator makes rows of. Raises InputError when the data has neither images nor points."""
+    if (found := ways(spec)).get(direction):
+        return spec[found[direction][1]]
     for column in spec.values():
         if column.kind in ("image", "point"):
             return column

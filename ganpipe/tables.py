@@ -9,7 +9,14 @@ from .refs import ControlScores
 
 FEW = 10_000
 """Images, below which the Frechet distance's authors advise against it (arXiv:1706.08500): KID has no bias there."""
-CONTROLS = {"real": "floor", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
+CONTROLS = {
+    "real": "floor",
+    "pca_gaussian": "PCA-Gaussian",
+    "resampled_train": "memoriser",
+    "identity": "identity",
+    "constant_mean": "mean target",
+    "inversion": "inversion",
+}
 INTERVAL = "large n, 95 %"
 INTERVAL_NOTE = "intervals are of the value at very many samples, where a Frechet distance has lost its bias"
 

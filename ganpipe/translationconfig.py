@@ -18,9 +18,7 @@ from .sourceconfig import (
     Source,
     TableSource,
 )
-
-Direction = Literal["AtoB", "BtoA"]
-"""From what to what is translated."""
+from .spec import Direction
 
 
 class PairedFolderSource(Section):

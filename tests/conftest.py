@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; two spinning thread pools on two cores crawl
@@ -46,14 +46,18 @@ def tiny() -> RunConfig:
 
 
 @pytest.fixture
-def captioned_digits(settings: Settings, store: Store) -> Dataset:
-    """The same rows with a label, a caption and its meaning each: all that a recipe may ask of images."""
-    raw = tiny_raw()
-    raw["prepare"]["source"] = {"name": "captioned_digits"}
-    return Dataset.open(store, prepare.run(load_config(raw), settings).digest)
+def prepared(settings: Settings, store: Store) -> Callable[[RunConfig], Dataset]:
+    """Prepares the data of a configuration in this test's own store."""
+    return lambda config: Dataset.open(store, prepare.run(config, settings).digest)
 
 
 @pytest.fixture
-def digits(tiny: RunConfig, settings: Settings, store: Store) -> Dataset:
+def captioned_digits(prepared: Callable[[RunConfig], Dataset]) -> Dataset:
+    """The same rows with a label, a caption and its meaning each: all that a recipe may ask of single images."""
+    return prepared(load_config(tiny_raw(), ["prepare.source.name=captioned_digits"]))
+
+
+@pytest.fixture
+def digits(tiny: RunConfig, prepared: Callable[[RunConfig], Dataset]) -> Dataset:
     """The prepared 8-px digits in this test's own store."""
-    return Dataset.open(store, prepare.run(tiny, settings).digest)
+    return prepared(tiny)

@@ -22,6 +22,9 @@ SMALL_TEXT: dict[str, Any] = {
     "feature_dim": 4,
 }
 
+SMALL_PIX2PIX: dict[str, Any] = {"name": "pix2pix", "feature_dim": 4, "patch_layers": 1}
+SMALL_CYCLEGAN: dict[str, Any] = {"name": "cyclegan", "feature_dim": 4, "patch_layers": 1, "blocks": 1}
+
 
 def tiny_raw(**train: Any) -> dict[str, Any]:
     """A complete configuration that trains in seconds: 8-px digits, nets of a few thousand weights."""
@@ -65,7 +68,7 @@ def pairs_raw(derive: str = "mask", **train: Any) -> dict[str, Any]:
     """The same of digits of which a part is hidden, and pix2pix."""
     raw = tiny_raw(**train)
     raw["prepare"] |= {"derive": derive, "resolution": 16}
-    raw["gan"] = {"name": "pix2pix", "feature_dim": 4, "patch_layers": 1}
+    raw["gan"] = SMALL_PIX2PIX
     return raw
 
 
@@ -73,5 +76,5 @@ def sides_raw(**train: Any) -> dict[str, Any]:
     """The same of digits in two styles, and CycleGAN."""
     raw = tiny_raw(**train)
     raw["prepare"] = {"source": {"name": "restyled_digits"}, "resolution": 16, "channels": 1}
-    raw["gan"] = {"name": "cyclegan", "feature_dim": 4, "patch_layers": 1, "blocks": 1}
+    raw["gan"] = SMALL_CYCLEGAN
     return raw

@@ -92,10 +92,19 @@ class PcaGaussian:
         return to_uint8(images)
 
 
+Compute = Callable[[Dataset, Protocol, FeatureExtractorBase, Ranks], tuple[Reference, list[ControlScores]]]
+
+
 def reference_and_controls(
-    dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, store: Store, ranks: Ranks
+    dataset: Dataset,
+    protocol: Protocol,
+    extractor: FeatureExtractorBase,
+    store: Store,
+    ranks: Ranks,
+    compute: Compute | None = None,
 ) -> tuple[Reference, list[ControlScores]]:
-    """The real side and the controls' scores under a protocol: from the store, or measured now and put there.
+    """The real side and the controls' scores under a protocol: from the store, or measured now and put there, by
+    `measured_real` unless told otherwise.
 
     All ranks measure together. A damaged copy in the store is measured again, with a warning. Of jobs that measure at
     the same time, all take what the first one has put there. Raises InputError when all real images have the same
@@ -105,7 +114,7 @@ def reference_and_controls(
     kept, damaged = ranks.from_main(lambda: _kept(store, key))
     if kept is not None:
         return kept
-    measured = _compute(dataset, protocol, extractor, ranks)
+    measured = (compute or measured_real)(dataset, protocol, extractor, ranks)
     _require_finite(measured[1])
     return ranks.from_main(lambda: _keep(store, key, *measured, expected=damaged))
 
@@ -146,9 +155,10 @@ def _kept(store: Store, key: str) -> tuple[tuple[Reference, list[ControlScores]]
         return None, found
 
 
-def _compute(
+def measured_real(
     dataset: Dataset, protocol: Protocol, extractor: FeatureExtractorBase, ranks: Ranks
 ) -> tuple[Reference, list[ControlScores]]:
+    """The real side and the controls of images or points that are drawn."""
     kind = sampled(dataset.spec()).kind
     real = dataset.column(kind, protocol.reference_split)[: protocol.n_reference]
     others = dataset.column(kind, protocol.held_out)[: protocol.n_generated]

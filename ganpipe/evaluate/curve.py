@@ -19,7 +19,12 @@ WIDE_RANGE = 8
 """From this ratio of largest to smallest value on, the axis is logarithmic."""
 MARGIN = 0.09
 """Of the axes beyond what is shown, as a share of it."""
-LINES = {"real": "held-out real", "pca_gaussian": "PCA-Gaussian", "resampled_train": "memoriser"}
+LINES = {
+    "real": "held-out real",
+    "pca_gaussian": "PCA-Gaussian",
+    "resampled_train": "memoriser",
+    "constant_mean": "mean target",
+}
 
 
 @dataclass(frozen=True)

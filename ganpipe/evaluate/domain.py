@@ -1,7 +1,9 @@
 """The `domain` feature extractor: a small classifier of the data itself, for data and places without Inception.
 
 It is trained once per data set, on the `extractor` split, which no GAN is trained on and no score is measured on.
-With labels it tells classes apart, without them which of four rotations an image was turned by (arXiv:1803.07728).
+With labels it tells classes apart, without them which of four rotations an image was turned by (arXiv:1803.07728). Of
+images to translate it sees those that are translated to: each side of unpaired data has its own, to which images of the
+other one are strange.
 """
 
 from __future__ import annotations
@@ -165,8 +167,10 @@ def _rotated(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 def _images(dataset: Dataset, split: str) -> Tensor:
     """Pooled images of a split; the first when there are many, which is a random choice: they lie by their hash."""
-    rows = dataset.column("image", split)[:MAX_IMAGES]
-    parts = [pooled(torch.from_numpy(np.array(rows[start : start + 256]))) for start in range(0, len(rows), 256)]
+    parts = []
+    for images in (dataset, *dataset.also):
+        rows = images.column("image", split)[:MAX_IMAGES]
+        parts += [pooled(torch.from_numpy(np.array(rows[start : start + 256]))) for start in range(0, len(rows), 256)]
     return torch.cat(parts) if parts else torch.empty(0)
 
 
@@ -175,7 +179,7 @@ def _labels(dataset: Dataset) -> tuple[Tensor | None, np.ndarray]:
     turns = np.arange(4)
     if "label" not in dataset.spec():
         return None, turns
-    labels = np.asarray(dataset.column("label", "extractor")[:MAX_IMAGES])
+    labels = _numbers(dataset, "extractor")
     classes, numbers = np.unique(labels, return_inverse=True)
     if not 2 <= len(classes) <= min(MAX_CLASSES, len(labels) // IMAGES_PER_CLASS):
         log.warning(
@@ -194,6 +198,11 @@ def class_names(dataset: Dataset) -> tuple[str, ...]:
     return tuple(names[value] if names else str(value) for value in classes.tolist())
 
 
+def _numbers(dataset: Dataset, split: str) -> np.ndarray:
+    """Class numbers of the images of a split, as `_images` takes them."""
+    return np.concatenate([images.column("label", split)[:MAX_IMAGES] for images in (dataset, *dataset.also)])
+
+
 def labels_of(dataset: Dataset, split: str) -> tuple[str, ...]:
     """Names of the classes of a split's images."""
     names = dataset.spec()["label"].vocabulary
@@ -207,7 +216,7 @@ def _test_accuracy(network: DomainNetwork, dataset: Dataset, task: str, classes:
     if task == "rotation":
         images, labels = _rotated(images)
     else:
-        given = np.asarray(dataset.column("label", "test")[:MAX_IMAGES])
+        given = _numbers(dataset, "test")
         known = np.isin(given, classes)
         images, labels = images[torch.from_numpy(known)], torch.from_numpy(np.searchsorted(classes, given[known]))
     if not len(images):

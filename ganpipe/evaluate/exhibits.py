@@ -132,6 +132,8 @@ class Exhibits:
     """Class asked for, and samples of it; the k-th ones of all classes share their latents."""
     of_captions: list[tuple[str, Picture, Picture]] = field(default_factory=list)
     """Caption of a held-out image, that image, and samples that it was asked for; the k-th ones share their latents."""
+    translations: Sequence[tuple[str, Picture]] = ()
+    """Direction, and test images: a row of sources, of their translations, and of their known targets."""
     modes: list[ClassShare] = field(default_factory=list)
     """Of points; classes of images are counted by their alarm."""
     points: Points | None = None
@@ -157,7 +159,7 @@ def make_exhibits(
         samples = images_of(loaded, seed, numbers, device, **_asked(generated, numbers))
         found = [np.array(train[int(index_N[number])])[None] for number in numbers]
         return [
-            Pair(number, _picture(sample[None]), _picture(real), float(distance_N[number]))
+            Pair(number, pictured(sample[None]), pictured(real), float(distance_N[number]))
             for number, sample, real in zip(numbers, samples, found, strict=True)
         ]
 
@@ -165,13 +167,13 @@ def make_exhibits(
     count = min(GRID, len(generated))
     return Exhibits(
         seed=seed,
-        samples=_picture(images_of(loaded, seed, range(count), device, **_asked(generated, range(count)))),
-        real=_picture(np.array(dataset.column("image", "test")[:count])),
+        samples=pictured(images_of(loaded, seed, range(count), device, **_asked(generated, range(count)))),
+        real=pictured(np.array(dataset.column("image", "test")[:count])),
         closest=pairs(distance_N.argsort(stable=True)[:PAIRS].tolist()),
         first=pairs(range(min(PAIRS, len(distance_N)))),
         searched=len(distance_N),
         usual_distance=float(usual_N.median()),
-        paths=_picture(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
+        paths=pictured(to_uint8(interpolations(loaded, seed, device)).cpu().numpy(), STEPS),
         of_classes=by_class(loaded, seed, device),
         of_captions=by_caption(loaded, seed, device, dataset),
         frames=browsed(loaded, device),
@@ -201,7 +203,7 @@ def by_class(loaded: LoadedGenerator, seed: int, device: torch.device) -> list[t
         return []
     numbers, asked = list(range(OF_A_CLASS)) * len(names), [name for name in names for _ in range(OF_A_CLASS)]
     images = images_of(loaded, seed, numbers, device, classes=asked)
-    return [(name, _picture(row, OF_A_CLASS)) for name, row in zip(names, np.split(images, len(names)), strict=True)]
+    return [(name, pictured(row, OF_A_CLASS)) for name, row in zip(names, np.split(images, len(names)), strict=True)]
 
 
 def by_caption(
@@ -214,7 +216,7 @@ def by_caption(
     numbers, asked = list(range(OF_A_CLASS)) * len(texts), [text for text in texts for _ in range(OF_A_CLASS)]
     images = images_of(loaded, seed, numbers, device, captions=asked)
     rows = enumerate(np.split(images, len(texts)))
-    return [(texts[at], _picture(np.array(real[at])[None]), _picture(row, OF_A_CLASS)) for at, row in rows]
+    return [(texts[at], pictured(np.array(real[at])[None]), pictured(row, OF_A_CLASS)) for at, row in rows]
 
 
 def _asked(generated: Features, numbers: Sequence[int]) -> dict[str, Any]:
@@ -256,13 +258,13 @@ def browsed(loaded: LoadedGenerator, device: torch.device) -> Frames:
     ]
     pictures: list[list[Picture]] = []
     for side, kind in ((SIDE, "png"), (SIDE, "webp"), (SIDE // 2, "webp")):
-        pictures = [[_picture(frame, kind=kind, side=side) for frame in row] for row in images]
+        pictures = [[pictured(frame, kind=kind, side=side) for frame in row] for row in images]
         if sum(len(picture.data) for row in pictures for picture in row) <= BUDGET:
             break
     return Frames(SEEDS, TRUNCATIONS, BROWSED, pictures)
 
 
-def _picture(images_NCHW: np.ndarray, columns: int | None = None, kind: str = "png", side: int = SIDE) -> Picture:
+def pictured(images_NCHW: np.ndarray, columns: int | None = None, kind: str = "png", side: int = SIDE) -> Picture:
     """Of images of at most `side` pixels, with a line between them."""
     largest = max(images_NCHW.shape[2:])
     if largest > side:

@@ -44,6 +44,9 @@ class Features:
     """Of each row, where a text was asked for."""
     told: Mapping[str, float] = field(default_factory=dict)
     """Base name of a metric -> how well the images' maker does what texts ask for; see `told.py`."""
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name -> (N,), how each translation compares with its known target, or with itself, there and back; see
+    `partners.py`."""
 
     def __len__(self) -> int:
         return len(self.features_ND)

@@ -27,6 +27,7 @@ from ..settings import Settings
 from ..sourceconfig import ArchiveSource, FolderSource, S3Source
 from ..spec import sampled
 from ..storage import Store, open_store
+from ..ways import ways_of
 from .asked import captions_asked, classes_asked
 
 log = logging.getLogger(__name__)
@@ -63,14 +64,23 @@ class Images:
 
 
 def find_dataset(name: str, store: Store) -> Dataset | None:
-    """The data set whose digest begins so; None when there is none. Raises InputError when there are several."""
+    """The data set whose digest begins so, of pairs their targets; None when there is none.
+
+    Raises InputError when there are several, and for unpaired data.
+    """
     if not re.fullmatch(rf"[0-9a-f]{{{MIN_DIGITS},}}", name):
         return None
     digests = [prefix.rpartition("/")[2] for prefix in store.published("datasets")]
     found = [digest for digest in digests if digest.startswith(name)]
     if len(found) > 1:
         raise InputError(f"{name}: several data sets begin so ({', '.join(found)}); write more digits")
-    return Dataset.open(store, found[0]) if found else None
+    if not found:
+        return None
+    dataset = Dataset.open(store, found[0])
+    directions = ways_of(dataset)
+    if len(directions) > 1:
+        raise InputError(f"{name}: this data set has two sides; name a folder with the images of one of them")
+    return directions[0].view() if directions else dataset
 
 
 def open_images(
@@ -184,6 +194,8 @@ def _drawn(name: str, side: str, seed: int, count: int, settings: Settings, agai
     weights = register.resolve(name, settings)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_generator(weights, device)
+    if loaded.directions:
+        raise InputError("it translates images; translate some with `ganpipe generate --input`, and name their folder")
     classes = None if against is None else classes_asked(loaded, against, seed, range(count))
     label = None if classes is None else loaded.class_numbers(classes)
     texts = None if against is None else captions_asked(loaded, against, seed, range(count))

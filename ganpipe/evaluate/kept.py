@@ -25,7 +25,7 @@ def get_or_train(extractor: str, dataset: Dataset, store: Store, train: Train) -
     Jobs that train it at the same time agree on the one whose pointer was created first.
     Raises InputError when the data has too few images to train it.
     """
-    pointer = f"extractors/{extractor}-{dataset.digest}.json"
+    pointer = f"extractors/{extractor}-{dataset.digest}{dataset.side}.json"
     lost = None
     if store.exists(pointer):
         lost = store.read_bytes(pointer)

@@ -31,6 +31,9 @@ COLUMNS = {
     "real": ("held-out real", "the floor: images that no GAN made"),
     "pca_gaussian": ("PCA-Gaussian", "any GAN worth its time beats it"),
     "resampled_train": ("memoriser", "a resampling of the training set"),
+    "identity": ("identity", "the sources as they are"),
+    "constant_mean": ("mean target", "the mean of the training set"),
+    "inversion": ("inversion", "the negatives of the sources"),
 }
 """Control -> heading, and what it is."""
 

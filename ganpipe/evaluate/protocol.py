@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 from .. import config as configuration
 from ..config import RunConfig
 from ..errors import InputError
+from ..prepareconfig import PrepareConfig
 from ..seeds import derive_seed
+from ..spec import Direction
 from . import known
 
 FRECHET = "fid"
@@ -48,6 +50,13 @@ TEXT_METRICS: dict[str, bool] = {
 weight, the slant, and all three that a caption asks for; the same of combinations that no training image has; and how
 varied the samples of one caption are, as a multiple of real images'."""
 OF_FEATURES = {**METRICS, **LABEL_METRICS, **TEXT_METRICS}
+PARTNER_METRICS: dict[str, bool] = {"l1": True, "psnr": False, "ssim": False, "lpips": True}
+"""Those of a translation beside its known target; see `partners.py`."""
+CYCLE = "cycle_l1"
+TRANSLATION_METRICS: dict[str, bool] = {**PARTNER_METRICS, CYCLE: True}
+"""And of an image beside itself, there and back, where both ways are learnt."""
+ONE_WAY = frozenset({FRECHET, "kid", "label_accuracy", *TRANSLATION_METRICS})
+"""Base names of what is told of each direction, too, as `<metric>_AtoB`: without a direction it is the mean of both."""
 POINT_EXTRACTOR = known.POINT
 MODE_OVERLAP = "mode_overlap"
 OF_MODES: dict[str, dict[str, bool]] = {
@@ -60,6 +69,8 @@ MODE_METRICS: dict[str, bool] = {name: lower for metrics in OF_MODES.values() fo
 SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
 """Fields of a protocol that its format 1 had not."""
 STANDARD_EXTRACTOR = known.INCEPTION
+OF_NEWER_DATA = ("phrasings", "direction", "likeness", "back")
+"""Fields that stand in a protocol only of data that they have something to say of."""
 UNCOUNTED = frozenset({"name", "classes_asked"})
 """Fields of a protocol that are no part of its hash."""
 Split = Literal["train", "test", "all"]
@@ -172,6 +183,13 @@ class Protocol(BaseModel):
     nothing."""
     phrasings: str | None = None
     """Of data whose captions' meaning is known: which sentences generators are asked with. None: of other data."""
+    direction: Direction | None = None
+    """Of translations: test image i of its source side is what sample i is made of, the first one again after the last.
+    None: of other data."""
+    likeness: str | None = None
+    """What measures translations beside their targets, where these are known. None: of other data."""
+    back: Protocol | None = None
+    """Of unpaired data: the protocol of the other direction."""
     precision: Literal["fp32"] = "fp32"
     """Of generator and extractor."""
     rng_seed: int = 2020
@@ -195,11 +213,9 @@ class Protocol(BaseModel):
 
     @model_serializer(mode="wrap")
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without phrasings it is written as before there were any: hashes hang on it."""
+        """Without what only newer kinds of data have it is written as before there were any: hashes hang on it."""
         written: dict[str, Any] = handler(self)
-        if self.phrasings is None:
-            written.pop("phrasings", None)
-        return written
+        return {name: value for name, value in written.items() if value is not None or name not in OF_NEWER_DATA}
 
     @property
     def held_out(self) -> str:
@@ -221,7 +237,8 @@ def differences(before: Protocol, after: Protocol) -> list[str]:
 
 def _counted(protocol: Protocol) -> dict[str, Any]:
     """All that counts, without what its format had not, as JSON values."""
-    return protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
+    counted = protocol.model_dump(mode="json", exclude={*UNCOUNTED, *(SINCE_2 if protocol.format == 1 else ())})
+    return counted if protocol.back is None else {**counted, "back": _counted(protocol.back)}
 
 
 def headline(protocol: Mapping[str, Any], hash: str) -> str:
@@ -258,21 +275,30 @@ def metric_name(base: str, extractor: str) -> str:
     return base if extractor == STANDARD_EXTRACTOR else f"{base}_{known.slug(extractor)}"
 
 
-def metric_names(extractor: str, labelled: bool = False, told: bool = False) -> dict[str, bool]:
+def metric_names(
+    extractor: str, labelled: bool = False, told: bool = False, translated: Collection[str] = ()
+) -> dict[str, bool]:
     """Name of every metric measured with this extractor, of generators of classes, of captions whose meaning is known,
-    or of others -> whether lower is better."""
+    of those that translate, or of others -> whether lower is better. `translated` are some of TRANSLATION_METRICS."""
     of_asked = {**(LABEL_METRICS if labelled else {}), **(TEXT_METRICS if told else {})}
     of_features = {
         metric_name(base, extractor): lower
         for base, lower in {**METRICS, **(of_asked if extractor == "domain" else {})}.items()
         if base not in OF_CLASSES or known.classifies(extractor)
     }
-    return {**OF_MODES.get(extractor, {}), **of_features}
+    of_translations = {base: lower for base, lower in TRANSLATION_METRICS.items() if base in translated}
+    return {**OF_MODES.get(extractor, {}), **of_features, **of_translations}
+
+
+def one_way(metric: str, direction: Direction) -> str:
+    """The metric of one direction of unpaired data."""
+    return f"{metric}_{direction}"
 
 
 def base_name(metric: str) -> str | None:
-    """The key of OF_FEATURES that a metric's full name begins with; None for others."""
-    fitting = [base for base in OF_FEATURES if metric == base or metric.startswith(f"{base}_")]
+    """The key of OF_FEATURES or TRANSLATION_METRICS that a metric's full name begins with; None for others."""
+    bases = (*OF_FEATURES, *TRANSLATION_METRICS)
+    fitting = [base for base in bases if metric == base or metric.startswith(f"{base}_")]
     return max(fitting, key=len, default=None)
 
 
@@ -293,9 +319,7 @@ def gate_metric(config: RunConfig) -> str:
 
     Raises InputError when `register.metric` or `register.require` names something that is not measured.
     """
-    taken = config.columns()
-    told = "caption" in taken and "meaning" in config.prepare.columns
-    names = metric_names(config.evaluate.extractor, labelled="label" in taken, told=told)
+    names = _measured(config)
     asked = {"register.metric": config.registration.metric}
     asked.update({f"register.require.{name}": name for name in config.registration.require})
     for field, name in asked.items():
@@ -318,6 +342,28 @@ def gate_metric(config: RunConfig) -> str:
     return config.registration.metric or default_metric(names)
 
 
+def _measured(config: RunConfig) -> dict[str, bool]:
+    """Every metric that may be measured of such a run, as far as it can be told before there is data."""
+    taken, prepare, extractor = config.columns(), config.prepare, config.evaluate.extractor
+    translates = config.recipe().output(prepare.columns) == "translation"
+    if not translates:
+        told = "caption" in taken and "meaning" in prepare.columns
+        return metric_names(extractor, labelled="label" in taken, told=told)
+    assert isinstance(prepare, PrepareConfig)
+    of_pairs = PARTNER_METRICS if prepare.knows_partners else {}
+    both = "b" in prepare.columns
+    names = metric_names(extractor, labelled=prepare.labelled, translated={*of_pairs, *([CYCLE] if both else [])})
+    if not both:
+        return names
+    split = {
+        one_way(name, direction): lower
+        for name, lower in names.items()
+        for direction in get_args(Direction)
+        if base_name(name) in ONE_WAY
+    }
+    return {**names, **split}
+
+
 def lower_is_better(metric: str) -> bool:
     """Direction of a metric by its full name. Raises InputError for an unknown one."""
     if metric in MODE_METRICS:
@@ -326,9 +372,9 @@ def lower_is_better(metric: str) -> bool:
     if base is None:
         raise InputError(
             f"{metric!r} is no metric; there is {', '.join(OF_FEATURES)}, each with _<extractor> but "
-            f"for inception, and {', '.join(MODE_METRICS)}"
+            f"for inception, and {', '.join((*MODE_METRICS, *TRANSLATION_METRICS))}"
         )
-    return OF_FEATURES[base]
+    return {**OF_FEATURES, **TRANSLATION_METRICS}[base]
 
 
 def seeds(purpose: str, count: int) -> list[int]:

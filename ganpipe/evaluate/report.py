@@ -24,6 +24,9 @@ CONTROLS = {
     "real": ("held-out real images", "#2a9d5c"),
     "pca_gaussian": ("PCA-Gaussian", "#c1440e"),
     "resampled_train": ("resampled training set", "#8a8a8a"),
+    "identity": ("sources as they are", "#c1440e"),
+    "constant_mean": ("mean target", "#8d6a9f"),
+    "inversion": ("inverted sources", "#b08900"),
 }
 """Name -> label and colour, in the picture."""
 LINE = "#22577a"
@@ -88,7 +91,7 @@ def picture(report: EvalReport) -> bytes:
     metric = report.metric
     points = [(s.checkpoint.images_seen / 1000, s.scores[metric]) for s in report.snapshots]
     points = [(kimg, score) for kimg, score in points if math.isfinite(score)]
-    lines = [(_labelled(c), c.scores[metric]) for c in report.controls if math.isfinite(c.scores[metric])]
+    lines = [(_labelled(c), c.scores[metric]) for c in report.controls if math.isfinite(c.scores.get(metric, math.nan))]
 
     figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)

@@ -30,11 +30,13 @@ from .fidelity import Features, NotFinite, chunked
 from .frechet import Distances, Gaussian, at_infinity, mean_part, moments
 from .manifold import manifold, radii
 from .modes import mode_scores, triple_scores
-from .protocol import MODE_METRICS, Protocol, base_name, metric_names
+from .protocol import MODE_METRICS, TRANSLATION_METRICS, Protocol, base_name, metric_names
 from .resampling import Estimate, estimate, without_bias
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "kid": (-math.inf, math.inf),
+    "psnr": (-math.inf, math.inf),
+    "ssim": (-1, 1),
     "is": (1, math.inf),
     **dict.fromkeys(
         (
@@ -143,6 +145,8 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
         parts.append(_entropies)
     if generated.classes is not None and reference.classes:
         parts.append(_label_accuracy)
+    if generated.beside:
+        parts.append(_beside)
     for part in parts:
         of_part, estimated = part(generated, reference, protocol, blocks, halves)
         scores |= of_part
@@ -165,7 +169,7 @@ def measure(generated: Features, reference: Reference, protocol: Protocol) -> Me
         }
         estimates |= {base: estimate(scores[base], values) for base, values in of_halves.items()}
         estimates["coverage"] = resampling.jackknife(scores["coverage"], lain.coverage_without())
-    found = metric_names(protocol.extractor, labelled=True, told=True)
+    found = metric_names(protocol.extractor, labelled=True, told=True, translated=TRANSLATION_METRICS)
     names = {name: name if name in MODE_METRICS else base_name(name) for name in found}
     of_classes = {}
     if reference.classes:  # some extractors give no logits, and others none of the data's classes
@@ -268,6 +272,20 @@ def _label_accuracy(generated: Features, reference: Reference, _: Protocol, bloc
     if halves is None or len(right_N) < 2 * blocks:
         return {"label_accuracy": accuracy}, {}
     return {"label_accuracy": accuracy}, {"label_accuracy": estimate(accuracy, resampling.shares(right_N, halves))}
+
+
+def _beside(generated: Features, _: Reference, protocol: Protocol, blocks: int, halves: Tensor | None) -> Part:
+    from . import partners
+
+    scores: dict[str, float] = {}
+    estimates: dict[str, Estimate] = {}
+    for name, rows_N in generated.beside.items():
+        base, value = partners.score(name, float(rows_N.mean()))
+        scores[base] = value
+        if halves is not None:
+            values = [partners.score(name, float(mean))[1] for mean in resampling.shares(rows_N, halves)]
+            estimates[base] = estimate(value, values)
+    return scores, estimates
 
 
 SCORES_OF_MODES: dict[str, Callable[[Tensor], dict[str, float]]] = {

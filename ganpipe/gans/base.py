@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..options import GanConfig, OptimizersConfig
 from ..rng import SampleRng, StepRng
-from ..spec import DataSpec
+from ..spec import DataSpec, Direction
 
 OutputKind = Literal["image", "translation", "text", "point"]
 Batch = Mapping[str, Tensor]
@@ -89,7 +89,7 @@ class Request:
     latents: Tensor | None = None
     sources: Tensor | None = None
     """Images to translate, float (n, C, H, W) in [-1, 1]."""
-    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    direction: Direction = "AtoB"
     """Which way, where a recipe knows both."""
     label: Tensor | None = None
     caption: tuple[str, ...] | None = None
@@ -115,6 +115,8 @@ class GAN(ABC):
     """One way to train a generator: networks, losses, the order of the updates, and how to sample."""
 
     Config: ClassVar[type[GanConfig]]
+    LEAST_BATCH: ClassVar[int] = 2
+    """Images in a forward pass, with fewer of which what mixes examples has nothing to mix."""
 
     def __init__(self, config: Any):
         self.config = config
@@ -136,6 +138,10 @@ class GAN(ABC):
 
     def check_text(self, text: str) -> None:
         """Raises InputError when this is no text that a generator of captions can be asked for."""
+
+    def multiple(self, spec: DataSpec) -> int:
+        """Height and width of images to translate are whole multiples of so many pixels, for such data."""
+        return 1
 
     def requirements(self) -> frozenset[str]:
         """Packages that its generator needs to be loaded, beside those that all recipes do."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..networks.dcgan import Norm
-from ..networks.resnet_translation import BothSides, BothWays, Generator, check_resolution
+from ..networks.resnet_translation import MULTIPLE, BothSides, BothWays, Generator, check_resolution
 from ..options import Rate
 from ..rng import StepRng
 from ..schedule import Schedule
@@ -54,6 +54,9 @@ class CycleGAN(Translation):
     def check_resolution(self, resolution: int) -> None:
         check_resolution(resolution)
         self.check_patches(resolution)
+
+    def multiple(self, spec: DataSpec) -> int:
+        return MULTIPLE
 
     def build_networks(self, spec: DataSpec) -> Networks:
         (of_a, resolution, _), (of_b, _, _) = image_shape(spec, "a"), image_shape(spec, "b")

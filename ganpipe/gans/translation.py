@@ -66,6 +66,7 @@ class Translation(GAN):
     """Makes an image of another one."""
 
     config: TranslationConfig
+    LEAST_BATCH = 1
     SOURCES: ClassVar[frozenset[str]]
     """Columns that it learns from."""
     SIDES: ClassVar[int] = 1

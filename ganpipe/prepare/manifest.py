@@ -101,9 +101,12 @@ def offsets_name(shard: str) -> str:
 class Dataset:
     """A prepared data set: memory-mapped columns by table, name and split."""
 
-    def __init__(self, manifest: DataManifest, files: dict[str, Path]):
+    def __init__(self, manifest: DataManifest, files: dict[str, Path], side: str = "", also: tuple[Dataset, ...] = ()):
+        """`side` tells views of one data set apart; `also` are more rows like these, for feature extractors alone."""
         self.manifest = manifest
         self.files = files
+        self.side = side
+        self.also = also
 
     @classmethod
     def open(cls, store: Store, digest: str) -> Dataset:

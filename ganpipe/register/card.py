@@ -41,6 +41,10 @@ def card(
     points = config.prepare.kind == "point"
     made = "points in the plane" if points else f"images like those of its training data ({config.prepare.described()})"
     given = "a sentence and random noise" if "caption" in config.columns() else "random noise"
+    ways = _ways(config)
+    if ways:
+        made = f"images of what they are to be translated to ({config.prepare.described()})"
+        given = f"images ({' or '.join(ways)})"
     rows = ", ".join(f"{count:,} {split}" for split, count in record.dataset.rows.items())
     return "\n".join([
         f"# {product}{f' version {ref.version}' if ref else ''}",
@@ -60,7 +64,7 @@ def card(
         "",
         "## Intended use, and limits",
         "",
-        *_limits(report, points),
+        *_limits(report, points, ways),
         "",
         "## Scores",
         "",
@@ -77,8 +81,17 @@ def card(
         "import mlflow, pandas as pd",
         "",
         f'model = mlflow.pyfunc.load_model("{uri}")',
-        'samples = model.predict(pd.DataFrame({"seed": [0] * 64}))'
-        f"  # {'float32 (64, 2)' if points else 'uint8 (64, height, width, channels)'}",
+        *(
+            [
+                "# `images` is uint8 (n, height, width, channels), of any size; the answer has the same:",
+                f'translated = model.predict(images, params={{"direction": "{ways[-1]}"}})',
+            ]
+            if ways
+            else [
+                'samples = model.predict(pd.DataFrame({"seed": [0] * 64}))'
+                f"  # {'float32 (64, 2)' if points else 'uint8 (64, height, width, channels)'}"
+            ]
+        ),
         *(
             [
                 "# Classes are drawn, each as likely as any other, unless a column asks for them by name or number:",
@@ -98,7 +111,9 @@ def card(
         "```",
         "",
         "```",
-        f"ganpipe generate {uri} --n 64 --seed 0 --out samples.png",
+        f"ganpipe generate {uri} --input FOLDER --direction {ways[-1]} --out translated"
+        if ways
+        else f"ganpipe generate {uri} --n 64 --seed 0 --out samples.png",
         f"ganpipe lineage {product}{f' --version {ref.version}' if ref else ''}",
         "```",
         "",
@@ -126,7 +141,14 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _limits(report: EvalReport, points: bool) -> list[str]:
+def _ways(config: RunConfig) -> list[str]:
+    """Directions that a translator knows; nothing of others."""
+    if config.recipe().output(config.prepare.columns) != "translation":
+        return []
+    return ["AtoB", "BtoA"] if "b" in config.columns() else ["AtoB"]
+
+
+def _limits(report: EvalReport, points: bool, ways: list[str]) -> list[str]:
     """What holds of any such model, and what its own numbers say against it."""
     lines = ["Made to compare objectives on a distribution whose modes are known.", ""]
     if not points:
@@ -136,6 +158,14 @@ def _limits(report: EvalReport, points: bool) -> list[str]:
             "",
             "- It knows nothing but its training data, and has their gaps and biases.",
             "- Samples may be close to training images: the report shows the closest ones.",
+        ]
+    if ways:
+        lines = [
+            "Made to translate images like those of its training data: what it adds is likely there, and not known to "
+            "be. Not made for decisions about people, nor to pass for evidence of anything real.",
+            "",
+            "- It knows nothing but its training data, and has their gaps and biases; images unlike these are "
+            "translated all the same.",
         ]
     best, floor = report.best.scores, next((c.scores for c in report.controls if c.name == "real"), {})
     for metric, value in best.items():

@@ -47,7 +47,7 @@ def judge(
     named = {control.name: control for control in controls}
     checks = [
         _finite(candidate),
-        _better_than_gaussian(candidate, default, named),
+        _better_than_trivial(candidate, default, named),
         *(_requirement(candidate, name, bound, named) for name, bound in config.require.items()),
     ]
     if diagnostics is not None:
@@ -73,13 +73,19 @@ def _finite(candidate: SnapshotScores) -> Check:
     return Check(name="finite", passed=not wrong, detail=detail)
 
 
-def _better_than_gaussian(candidate: SnapshotScores, metric: str, controls: dict[str, ControlScores]) -> Check:
-    """A generator that loses to a Gaussian over principal components has learnt next to nothing."""
-    value = candidate.scores[metric]
-    bound = controls["pca_gaussian"].scores[metric] if "pca_gaussian" in controls else math.nan
-    passed, side = (value < bound, "below") if lower_is_better(metric) else (value > bound, "above")
-    detail = f"{metric} {value:.4g} is {side if passed else f'not {side}'} the PCA-Gaussian control's {bound:.4g}"
-    return Check(name="beats_pca_gaussian", passed=passed, detail=detail)
+TRIVIAL = {"pca_gaussian": "PCA-Gaussian", "identity": "identity", "constant_mean": "constant mean"}
+"""Controls of which the best must be beaten: a generator that loses to a Gaussian over principal components, or a
+translation to the source itself or to the mean target, has learnt next to nothing."""
+
+
+def _better_than_trivial(candidate: SnapshotScores, metric: str, controls: dict[str, ControlScores]) -> Check:
+    value, lower = candidate.scores[metric], lower_is_better(metric)
+    bounds = {name: controls[name].scores[metric] for name in TRIVIAL if name in controls}
+    name = (min if lower else max)(bounds, key=bounds.__getitem__, default="pca_gaussian")
+    bound = bounds.get(name, math.nan)
+    passed, side = (value < bound, "below") if lower else (value > bound, "above")
+    detail = f"{metric} {value:.4g} is {side if passed else f'not {side}'} the {TRIVIAL[name]} control's {bound:.4g}"
+    return Check(name=f"beats_{name}", passed=passed, detail=detail)
 
 
 def _no_alarm(diagnostics: Diagnostics) -> Check:

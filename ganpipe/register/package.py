@@ -99,6 +99,8 @@ def signature(loaded: LoadedGenerator) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema, TensorSpec
 
+    if loaded.directions:
+        return _of_images(loaded)
     if loaded.output == "point":
         made = TensorSpec(np.dtype(np.float32), (-1, *sampled(loaded.spec).shape))
     else:
@@ -112,9 +114,28 @@ def signature(loaded: LoadedGenerator) -> ModelSignature:
     return ModelSignature(inputs=Schema(columns), outputs=Schema([made]))
 
 
+def _of_images(loaded: LoadedGenerator) -> ModelSignature:
+    """uint8 images (n, height, width, channels) of any size in and out; parameters `direction` and `seed`.
+
+    Channels that hang on the direction are told by -1.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+    def schema(channels: set[int]) -> Schema:
+        return Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, channels.pop() if len(channels) == 1 else -1))])
+
+    given = schema({loaded.source_channels(direction) for direction in loaded.directions})
+    made = schema({sampled(loaded.spec, direction).shape[0] for direction in loaded.directions})
+    params = ParamSchema([ParamSpec("direction", "string", loaded.directions[0]), ParamSpec("seed", "long", 0)])
+    return ModelSignature(inputs=given, outputs=made, params=params)
+
+
 def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) -> None:
     """Write the complete MLflow model of `weights` (a generator.safetensors) to `folder`, which must not exist yet."""
     import mlflow.pyfunc
+    import numpy as np
     import pandas as pd
 
     from ..sample import load_generator
@@ -125,6 +146,10 @@ def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) ->
         asked = {"label": [loaded.classes[0]] * len(EXAMPLE["seed"])}
     elif loaded.takes_text:
         asked = {"text": [(loaded.spec["caption"].examples or ("a text",))[0]] * len(EXAMPLE["seed"])}
+    example: Any = pd.DataFrame({**EXAMPLE, **asked})
+    if loaded.directions:
+        _, height, width = sampled(loaded.spec).shape
+        example = np.zeros((1, height, width, loaded.source_channels(loaded.directions[0])), np.uint8)
 
     with tempfile.TemporaryDirectory() as temporary:
         package = copy_code(Path(temporary))
@@ -136,7 +161,7 @@ def save(folder: Path, weights: Path, model: Model, metadata: dict[str, Any]) ->
             model_config={"package": package.name, "device": "cpu"},
             pip_requirements=requirements(loaded),
             signature=signature(loaded),
-            input_example=pd.DataFrame({**EXAMPLE, **asked}),
+            input_example=example,
             mlflow_model=model,
             metadata=metadata,
         )

@@ -3,7 +3,9 @@
 It stands alone: the inference code that it samples with is a packed copy under a name of its own (see `package.py`).
 Rows are `seed` and optionally `index`, and `label` (a class by name or number) where the generator knows classes, or
 `text` where it was trained on captions; the answer is uint8 (rows, height, width, channels), or float32 (rows, 2) for
-points, row by row the very samples that `ganpipe generate --seed` draws.
+points, row by row the very samples that `ganpipe generate --seed` draws. Of a generator that translates, the input is
+images instead, uint8 (n, height, width, channels) of any size, with the parameters `direction` and `seed`; the answer
+is theirs, of the same size, as `ganpipe generate --input` writes them.
 """
 
 from __future__ import annotations
@@ -68,7 +70,12 @@ class GeneratorModel(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
-        """uint8 (rows, height, width, channels), or float32 (rows, 2), for a DataFrame of rows."""
+        """uint8 (rows, height, width, channels), or float32 (rows, 2), for a DataFrame of rows; for images as many.
+
+        (MLflow has no type hint for a DataFrame or an array.)
+        """
+        if self.loaded.directions:
+            return self._translated(model_input, params or {})
         pictures = rows_to_pictures(model_input)
         labels = self._asked(model_input, "label", "class", self.loaded.class_numbers)
         texts = self._asked(model_input, "text", "text", self.loaded.texts)
@@ -83,6 +90,26 @@ class GeneratorModel(PythonModel):
                 answer[rows] = self.loaded.served(part)
                 start += len(rows)
         return answer
+
+    def _translated(self, images_NHWC: Any, params: dict[str, Any]) -> np.ndarray:
+        """Image i, uint8, with the noise of sample i of the seed."""
+        seed = params.get("seed", 0)
+        try:
+            direction = self.loaded.direction(params.get("direction") or self.loaded.directions[0])
+        except ValueError as error:
+            raise _refuse(f"parameter 'direction': {error}") from error
+        channels = self.loaded.source_channels(direction)
+        if not isinstance(images_NHWC, np.ndarray) or images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4:
+            raise _refuse("the input is images, uint8 (n, height, width, channels)")
+        if images_NHWC.shape[3] != channels or 0 in images_NHWC.shape:
+            raise _refuse(f"the input has shape {images_NHWC.shape}; images of {channels} channels are translated")
+        if len(images_NHWC) > MAX_ROWS:
+            raise _refuse(f"{len(images_NHWC)} images given, {MAX_ROWS} is the most in one call")
+        made = [
+            self.sample.translate_image(self.loaded, seed, number, image.transpose(2, 0, 1), direction)
+            for number, image in enumerate(images_NHWC)
+        ]
+        return np.stack(made).transpose(0, 2, 3, 1)
 
     def _asked(
         self, rows: pd.DataFrame, column: str, what: str, checked: Callable[[list[Any]], Sequence[Any]]

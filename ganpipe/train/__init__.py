@@ -15,22 +15,14 @@ from ..tracking import Mirror
 
 
 def check(config: RunConfig, settings: Settings) -> None:
-    """What would stop a training, told before any work.
-
-    Raises InputError when a batch cannot be dealt out, and for recipes whose samples nothing shows or scores yet.
-    """
-    if config.recipe().output(config.prepare.columns) == "translation":
-        raise InputError(
-            f"gan.name {config.gan.name} translates images, which snapshots and evaluation cannot do yet: only its "
-            "networks, losses and data are there; choose another gan.name"
-        )
+    """What would stop a training, told before any work: raises InputError when a batch cannot be dealt out."""
     batch, micro_batch = config.train.batch, config.train.micro_batch_size()
     ranks = settings.num_processes * settings.nodes
     if batch % (micro_batch * ranks):
         share = batch // ranks
         mend = (
             f"set train.micro_batch to {share}, or a divisor of it"
-            if batch % ranks == 0 and share > 1
+            if batch % ranks == 0 and share >= config.recipe().LEAST_BATCH
             else (f"make train.batch a multiple of {ranks} and train.micro_batch a divisor of the share")
         )
         raise InputError(

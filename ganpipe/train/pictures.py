@@ -11,11 +11,14 @@ from ..gans.base import GAN
 from ..prepare.manifest import Dataset
 from ..seeds import derive_seed
 from ..spec import class_count
+from ..ways import translations, ways_of
 from .captioned import captioned_png
 
 GRID_SAMPLES = 64
 GRID_CLASSES, OF_A_CLASS = 16, 8
 """Most classes in a grid, and samples of each: one row for each class."""
+TRANSLATED = 12
+"""Images of each side that are translated: the first ones of the test split."""
 GRID_CAPTIONS = 10
 """Most captions in a grid: the first ones of the test split."""
 POINT_SAMPLES = 2500
@@ -28,6 +31,7 @@ def snapshot_picture(
     """PNG: a grid of images, or points over real ones with the discriminator's surface beside them.
 
     Of a generator of classes or captions, images above one another are of the same noise; captions stand beside them.
+    Rows of translations are a source, what it is translated to, and its target where that is known.
     """
     spec, seed = dataset.spec(), derive_seed("grid")
     if "label" in gan.columns(spec):
@@ -41,6 +45,11 @@ def snapshot_picture(
         parts = sample.draw(gan, generator, seed, list(range(OF_A_CLASS)) * len(texts), device, caption=caption)
         rows = torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy()
         return captioned_png(rows, OF_A_CLASS, texts)
+    if gan.output(spec) == "translation":
+        sheets = [translations(gan, generator, way, seed, TRANSLATED, device) for way in ways_of(dataset)]
+        common = min(len(sheet) for sheet in sheets)
+        sheet_NKCHW = np.concatenate([sheet[:common] for sheet in sheets], axis=1)
+        return sample.grid_png(sheet_NKCHW.reshape(-1, *sheet_NKCHW.shape[2:]), sheet_NKCHW.shape[1])
     if gan.output(spec) == "image":
         images = sample.draw_images(gan, generator, seed, GRID_SAMPLES, device)
         return sample.grid_png(images.numpy())

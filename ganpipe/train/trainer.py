@@ -78,14 +78,14 @@ class Trainer:
 
         torch.manual_seed(derive_seed("init", self.seed))
         raw = self.gan.build_networks(self.spec)
-        self.generator = _placed(raw.generator, self.device)
+        self.generator = sample.placed(raw.generator, self.device)
         self.ema = Ema(self.generator)
         self.g_optimizer = build_optimizer(config.train.optimizers.generator, self.generator.parameters())
         self.discriminator, self.d_optimizer = raw.discriminator, None
         self.nets = Networks(self.generator, None)
         if raw.discriminator is not None:
             assert config.train.optimizers.discriminator is not None
-            self.discriminator = _placed(raw.discriminator, self.device)
+            self.discriminator = sample.placed(raw.discriminator, self.device)
             self.d_optimizer = build_optimizer(config.train.optimizers.discriminator, self.discriminator.parameters())
             self.augment = Augment(config.train.augment, self.train.batch, self.device)
             self.door = Door(self.discriminator, self.augment)
@@ -356,8 +356,3 @@ class Trainer:
                 raise InputError(
                     f"{ref.prefix} holds another {name} than the gan section describes: {error}"
                 ) from error
-
-
-def _placed(module: nn.Module, device: torch.device) -> nn.Module:
-    """On the device, convolutions in the memory format that they are fast in."""
-    return module.to(device).to(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from pydantic import ValidationError
-from tiny import SMALL_R3GAN, SMALL_STYLEGAN2, SMALL_TEXT
+from tiny import SMALL_CYCLEGAN, SMALL_PIX2PIX, SMALL_R3GAN, SMALL_STYLEGAN2, SMALL_TEXT
 
 from ganpipe.gans.classic import OBJECTIVES, ClassicConfig
 
@@ -24,7 +24,8 @@ NORMS = {"free": "batch", "weight_clip": "batch", "gradient_penalty": "instance"
 CONDITIONED = [("relativistic", "lazy"), ("wasserstein", "gradient_penalty"), ("hinge", "spectral_norm")]
 """Objectives and constraints of the cells that are conditional on a class."""
 CONDITIONINGS = [name for name in get_args(ClassicConfig.model_fields["conditioning"].annotation) if name != "none"]
-
+PENALISED = {"adversarial": "relativistic", "patch_norm": "none", "r1": 1, "r2": 1, "penalty_every": 2}
+"""R3GAN's game, for recipes that translate."""
 
 OTHERS: dict[str, dict[str, Any]] = {
     "r3gan": {**SMALL_R3GAN, "gamma": [{"start": 2, "end": 0.5, "over_kimg": 0.05}]},
@@ -34,8 +35,20 @@ OTHERS: dict[str, dict[str, Any]] = {
     "stylegan2-projection": {**SMALL_STYLEGAN2, "conditioning": "projection", "latent_components": 3},
     "text": {**SMALL_TEXT, "r1": 1, "penalty_every": 2},
     "text-unaware": {**SMALL_TEXT, "wrong_text": 0},
+    "pix2pix": SMALL_PIX2PIX,
+    "pix2pix-l1": {**SMALL_PIX2PIX, "objective": "l1"},
+    "pix2pix-rpgan": {**SMALL_PIX2PIX, **PENALISED},
+    "cyclegan": {**SMALL_CYCLEGAN, "pool": 24},
+    "cyclegan-rpgan": {**SMALL_CYCLEGAN, **PENALISED, "identity": 0, "pool": 0},
 }
-"""`gan` sections of the recipes beside classic."""
+"""`gan` sections of the recipes beside classic. On two ranks of 16 images a step, a pool of 24 is full after three."""
+
+
+def data_for(gan: dict[str, Any]) -> dict[str, Any]:
+    """What the `prepare` section of the smallest configuration takes for such a `gan` section."""
+    if gan["name"] == "pix2pix":
+        return {"source": {"name": "digits"}, "derive": "mask"}
+    return {"source": {"name": "restyled_digits" if gan["name"] == "cyclegan" else "captioned_digits"}}
 
 
 def networks(constraint: str) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""One small configuration of every recipe that makes images: what the contract is tried on."""
+"""One small configuration of every recipe of images: what the contract is tried on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cells import OTHERS
+from cells import OTHERS, data_for
 from tiny import tiny_raw
 
 from ganpipe.config import RunConfig, load_config
@@ -54,8 +54,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def recipe(name: str, **train: Any) -> RunConfig:
-    """For `captioned_digits`, which have all that any of them takes."""
     raw = tiny_raw(**train)
-    raw["prepare"]["source"] = {"name": "captioned_digits"}
     raw["gan"] = RECIPES[name] if "name" in RECIPES[name] else raw["gan"] | RECIPES[name]
+    raw["prepare"] |= data_for(raw["gan"])
     return load_config(raw)
