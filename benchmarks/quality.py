@@ -95,9 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     nightly = str(Path(__file__).parents[1] / "configs" / "digits-dcgan.yaml")
     parser.add_argument("--configs", nargs="+", default=[nightly], help="of one data set and preparation")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
-    trained.add_home(parser)
+    trained.add_options(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
@@ -105,7 +103,7 @@ def main() -> None:
         store = open_store(settings.store)
         readers: dict[str, Reader] = {}
         real_rows, rows, ratios, recalls, curves = [], [], [], [], []
-        for path, seed in itertools.product(options.configs, range(1, options.seeds + 1)):
+        for path, seed in itertools.product(options.configs, trained.seeds(options)):
             config = load_config(path, [*options.overrides, f"train.seed={seed}"])
             dataset = prepare.run(config, settings)
             if not readers:

@@ -1,6 +1,6 @@
 """Stacked digits: how many of 1,000 modes each GAN makes over training time, how evenly, and how surely they are read.
 
-    python benchmarks/stacked.py [--configs configs/stacked-digits-dcgan.yaml ...] [--minutes 15] [--home DIR]
+    python benchmarks/stacked.py [--configs configs/stacked-digits-dcgan.yaml ...] [--minutes 15] [--seeds 1] [--home DIR]
 
 Every config trains for the same wall time. `ganpipe/evaluate/modes.py` defines the scores. Every snapshot is scored
 with fewer samples, for the curve; best (the lowest divergence on the curve) and last are scored again with all of them,
@@ -10,6 +10,7 @@ from another seed. N real triples have a divergence of about 999 / 2N by chance 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -120,16 +121,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15, help="of training, for each config")
     parser.add_argument("--samples", type=int, default=25_600, help="of controls, best and last")
     parser.add_argument("--curve", type=int, default=6_400, help="samples of every snapshot")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
-    trained.add_home(parser)
+    trained.add_options(parser)
+    parser.set_defaults(seeds=1)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    n, seed = options.samples, f"train.seed={options.seed}"
+    n = options.samples
     with trained.at_home(options.home) as settings:
         store = open_store(settings.store)
-        limit = [f"train.stop={{hours: {options.minutes / 60}}}", seed]
-        configs = [load_config(path, [*limit, *options.overrides]) for path in options.configs]
+        limit = f"train.stop={{hours: {options.minutes / 60}}}"
+        configs = [
+            load_config(path, [limit, f"train.seed={seed}", *options.overrides])
+            for path, seed in itertools.product(options.configs, trained.seeds(options))
+        ]
         digests = {prepare.run(config, settings).digest for config in configs}
         if len(digests) > 1:
             parser.error("--configs are to be of one data set and preparation")
@@ -152,14 +155,15 @@ def main() -> None:
                 for one in snapshots
             }
             found = [study.of_checkpoint(one, options.curve, CURVE_SEED) for one in snapshots]
+            name = f"{config.name}, seed {config.train.seed}"
             curves += [
-                row(config.name, options.curve, scores, at[one.images_seen])
+                row(name, options.curve, scores, at[one.images_seen])
                 for one, scores in zip(snapshots, found, strict=True)
             ]
             best = min(range(len(snapshots)), key=lambda number: found[number]["mode_kl"])
-            for name, one in (("best", snapshots[best]), ("last", snapshots[-1])):
+            for which, one in (("best", snapshots[best]), ("last", snapshots[-1])):
                 scores = study.of_checkpoint(one, n, SAMPLE_SEED)
-                table.append(row(f"{config.name}, {name}", n, scores, at[one.images_seen]))
+                table.append(row(f"{name}, {which}", n, scores, at[one.images_seen]))
                 logging.info("%s", table[-1])
     facts = study.facts
     print(

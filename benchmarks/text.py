@@ -34,11 +34,9 @@ def row(first: str, seed: str, scores: dict[str, float], rest: tuple[str, ...]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, help="of each training, at most; otherwise as the configuration says")
     parser.add_argument("--wrong-text", type=float, nargs="+", default=[0.15, 0.0], help="values of gan.wrong_text")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
-    trained.add_home(parser)
+    trained.add_options(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     limits = [] if options.minutes is None else [f"train.stop.hours={options.minutes / 60}"]
@@ -47,7 +45,7 @@ def main() -> None:
     with trained.at_home(options.home) as settings:
         for wrong_text in options.wrong_text:
             found: list[dict[str, float]] = []
-            for seed in range(1, options.seeds + 1):
+            for seed in trained.seeds(options):
                 overrides = [*options.overrides, *limits, f"gan.wrong_text={wrong_text}", f"train.seed={seed}"]
                 one = trained.run(load_config(CONFIG, overrides), settings)
                 scores, controls = one.best.scores, one.controls

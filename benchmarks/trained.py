@@ -17,9 +17,17 @@ from ganpipe.refs import ControlScores, EvalReport, SnapshotScores
 from ganpipe.settings import Settings
 
 
-def add_home(parser: argparse.ArgumentParser) -> None:
-    """The option of which `at_home` takes the value."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Of every study: which seeds, what is changed of the configuration, and what `at_home` takes."""
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument("--home", help="where runs stay, to look at; otherwise nothing stays")
+
+
+def seeds(options: argparse.Namespace) -> range:
+    """Those asked for."""
+    return range(options.first_seed, options.first_seed + options.seeds)
 
 
 @contextmanager

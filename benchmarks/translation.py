@@ -36,9 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=("mask", "edges", "sides"), default=["mask", "edges", "sides"])
     parser.add_argument("--objectives", nargs="+", choices=("l1", "gan", "both"), default=["l1", "gan", "both"])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
-    trained.add_home(parser)
+    trained.add_options(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 
@@ -50,7 +48,7 @@ def main() -> None:
             for objective in ["-"] if part == "sides" else options.objectives:
                 chosen = [] if part == "sides" else [f"prepare.derive={part}", f"gan.objective={objective}"]
                 found: list[dict[str, float]] = []
-                for seed in range(1, options.seeds + 1):
+                for seed in trained.seeds(options):
                     overrides = [*chosen, f"train.seed={seed}", *options.overrides]
                     one = trained.run(load_config(CONFIGS / f"digits-{name}.yaml", overrides), settings)
                     if not rows:
