@@ -1,6 +1,6 @@
 """Stacked digits: how many of 1,000 modes each GAN makes over training time, how evenly, and how surely they are read.
 
-    python benchmarks/stacked.py [--configs configs/stacked-digits-dcgan.yaml ...] [--minutes 15] [--seeds 1] [--home DIR]
+    python benchmarks/stacked.py [--configs configs/stacked-digits-dcgan.yaml ...] [--minutes 15] [--seeds 1]
 
 Every config trains for the same wall time. `ganpipe/evaluate/modes.py` defines the scores. Every snapshot is scored
 with fewer samples, for the curve; best (the lowest divergence on the curve) and last are scored again with all of them,
