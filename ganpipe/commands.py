@@ -216,6 +216,8 @@ def generate(args: argparse.Namespace, settings: Settings) -> Outcome:
     result = {"path": str(path.resolve()), "seed": args.seed, "truncation": args.truncation, "weights": str(weights)}
     result |= {name: asked for name in ("label", "text") if (asked := getattr(args, name))}
     asked = args.label, args.text, args.truncation, args.columns
+    if args.columns is not None and not (path.suffix.lower() == ".png" or args.interpolate is not None):
+        raise InputError(f"--columns is for one picture, and --out {path} is none; name a .png")
     if args.input is not None:
         _refuse_beside_input(args)
         folder = Path(args.input).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -99,10 +100,12 @@ def translate(
     channels = generator.source_channels(way)
     found = found_in(FolderSource(path=folder, labels="none"), "--input")
     one = path.suffix.lower() == ".png"
-    if path.suffix.lower() in OTHER_IMAGES:
+    if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
         raise InputError(f"--out {path}: translations are written as .png, a name without suffix is a folder of PNGs")
+    if not one and path.resolve().is_relative_to(Path(found.place).resolve()):
+        raise InputError(f"--out {path}: that is in the folder that is translated; take another one")
     names = [PurePosixPath(stat.name).with_suffix(".png") for stat in found.stats]
-    if twice := {str(name) for name in names if names.count(name) > 1}:
+    if twice := [str(name) for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"--input: several images would be written as {min(twice)}; rename all but one")
 
     def source(stat: Stat) -> np.ndarray:
@@ -113,7 +116,7 @@ def translate(
     for stat in found.stats:
         try:
             sizes.add(source(stat).shape)
-        except UnreadableImage as error:
+        except (UnreadableImage, OSError) as error:
             unreadable.append(f"{found.place}/{stat.name}: {error}")
     if unreadable:
         raise InputError(f"--input: {len(unreadable)} images cannot be read:\n  {listing(unreadable)}")

@@ -78,6 +78,8 @@ class SnapshotScores(Scores):
     by_seed: dict[str, list[float]]
     """metric -> one value per sample seed, in the order of `seeds`."""
     seeds: list[int]
+    by_half: dict[str, list[float]] = {}
+    """Of translations, which are of the same images on every seed: metric -> value on each balanced half of these."""
 
 
 class Alarm(Ref):

@@ -99,12 +99,17 @@ class LoadedGenerator:
         """
         if not self.directions:
             raise InputError(f"this generator draws {self.output}s, and translates none")
-        if asked is None and len(self.directions) > 1:
+        if len(self.directions) > 1 and asked is None:
             raise InputError(f"this generator translates both ways; say which: {' or '.join(self.directions)}")
         found = next((direction for direction in self.directions if asked in (None, direction)), None)
-        if found is None:
-            raise InputError(f"this generator translates {' and '.join(self.directions)}, not {asked}")
-        return found
+        if found is not None:
+            return found
+        if len(self.directions) == 1:
+            raise InputError(
+                f"this generator knows one way, from its sources to its targets, and not {asked}; leave the direction "
+                "out"
+            )
+        raise InputError(f"this generator translates {' and '.join(self.directions)}, not {asked}")
 
     def source_channels(self, direction: Direction) -> Literal[1, 3]:
         """Of the images that are translated in this direction."""
@@ -245,8 +250,8 @@ def translate_image(
     """A uint8 image of any size translated to one of the same size: mirrored beyond its right and lower border to a
     size that the networks take, and cropped back. The noise is that of sample `index` of the seed."""
     _, height, width = image_CHW.shape
-    multiple = loaded.gan.multiple(loaded.spec)
-    padded = np.pad(image_CHW, ((0, 0), (0, -height % multiple), (0, -width % multiple)), mode="symmetric")
+    more = [(0, loaded.gan.padded(side, loaded.spec) - side) for side in (height, width)]
+    padded = np.pad(image_CHW, ((0, 0), *more), mode="symmetric")
     device = next(loaded.module.parameters()).device
     sources = torch.from_numpy(padded)[None]
     (made,) = translate(loaded.gan, loaded.module, seed, [index], sources, direction, device, chunk=1)

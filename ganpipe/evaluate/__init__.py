@@ -53,11 +53,19 @@ class ScoreRequest(BaseModel):
 
 
 def check(config: RunConfig, settings: Settings) -> None:
-    """What would stop an evaluation, told before a training. Raises InputError when the extractor cannot be had."""
+    """What would stop an evaluation, told before a training. Raises InputError when weights cannot be had."""
     if config.evaluate.extractor not in known.OF_DATA:
         from .extractors import find_weights
 
         find_weights(config.evaluate.extractor, None, open_store(settings.store), settings)
+    if "lpips" in (config.registration.metric, *config.registration.require):
+        from .partners import LPIPS_FILES, lpips_is_there
+
+        if not lpips_is_there():
+            raise InputError(
+                f"register: lpips is asked for, and its weights ({', '.join(LPIPS_FILES)}) are not in torch's cache, "
+                "~/.cache/torch/hub/checkpoints; put them there, or take ssim"
+            )
 
 
 def run(config: RunConfig, run_id: str, settings: Settings) -> EvalReport:

@@ -152,6 +152,7 @@ def _by_class(report: EvalReport) -> dict[str, dict[str, tuple[float | None, flo
     real = next((control.by_class for control in report.controls if control.name == "real"), {})
     names = dict.fromkeys(name for scores in [*ours.values(), *real.values()] for name in scores)
     metrics = [metric for metric in report.best.scores if metric in ours or metric in real]
+    metrics += [metric for metric in dict.fromkeys([*ours, *real]) if metric not in metrics]
     return {
         name: {metric: (ours.get(metric, {}).get(name), real.get(metric, {}).get(name)) for metric in metrics}
         for name in names

@@ -9,6 +9,7 @@ for images of fewer pixels plain ones of 7) by scikit-image; `lpips` the distanc
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .protocol import CYCLE
 
 LPIPS_FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 """In torch's cache: of the releases of torch-fidelity, and of download.pytorch.org/models."""
+LPIPS_SIDE = 16
+"""VGG16 halves images four times."""
 WINDOW, SMALL_WINDOW = 11, 7
 PEAK = 255
 SQUARED = "squared"
@@ -29,7 +32,10 @@ SQUARED = "squared"
 
 def likeness() -> str:
     """What is measured, and by which versions: part of a protocol."""
-    lpips = f", LPIPS of torch-fidelity {importlib.metadata.version('torch-fidelity')}" if _lpips_is_there() else ""
+    lpips = ""
+    if lpips_is_there():
+        digests = " and ".join(hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in _lpips_files())
+        lpips = f", LPIPS of torch-fidelity {importlib.metadata.version('torch-fidelity')} by {digests}"
     return f"scikit-image {importlib.metadata.version('scikit-image')}{lpips}"
 
 
@@ -44,7 +50,7 @@ def beside(made_NCHW: Tensor, partners_NCHW: Tensor) -> dict[str, Tensor]:
             dtype=torch.float64,
         ),
     }
-    if _lpips_is_there():
+    if lpips_is_there() and min(made_NCHW.shape[2:]) >= LPIPS_SIDE:
         coloured = (
             (images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images) for images in (made_NCHW, partners_NCHW)
         )
@@ -74,9 +80,13 @@ def _similarity(made_CHW: np.ndarray, partner_CHW: np.ndarray) -> float:
     )
 
 
-def _lpips_is_there() -> bool:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return all((folder / name).is_file() for name in LPIPS_FILES)
+def lpips_is_there() -> bool:
+    """Whether its weights are in torch's cache."""
+    return all(path.is_file() for path in _lpips_files())
+
+
+def _lpips_files() -> list[Path]:
+    return [Path(torch.hub.get_dir()) / "checkpoints" / name for name in LPIPS_FILES]
 
 
 @functools.cache

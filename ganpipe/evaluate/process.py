@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..config import RunConfig, load_config
@@ -82,12 +82,17 @@ def _sound(checkpoints: Iterable[CheckpointRef], scorer: Scorer) -> Iterator[Che
             yield checkpoint
 
 
-def best_snapshot(snapshots: Iterable[SnapshotScores], metric: str) -> SnapshotScores:
+def best_snapshot(snapshots: Sequence[SnapshotScores], metric: str) -> SnapshotScores:
     """The best by one metric, the earlier of equals.
 
-    NaN is never best. Raises WorkFailed when there is nothing else.
+    NaN is never best. Raises WorkFailed when there is nothing else, InputError when this metric alone was not measured.
     """
-    scored = [snapshot for snapshot in snapshots if not math.isnan(snapshot.scores[metric])]
+    scored = [snapshot for snapshot in snapshots if not math.isnan(snapshot.scores.get(metric, math.nan))]
+    measured = {name for one in snapshots for name, score in one.scores.items() if not math.isnan(score)}
+    if measured and metric not in measured:
+        raise InputError(
+            f"register.metric: {metric} could not be measured of these data; there is {', '.join(sorted(measured))}"
+        )
     if not scored:
         raise WorkFailed(
             f"no snapshot has a {metric}: every generator makes NaN, or its file is damaged; training diverged"

@@ -339,14 +339,35 @@ def gate_metric(config: RunConfig) -> str:
                 f"{field}: {name!r} is not measured with evaluate.extractor={config.evaluate.extractor}; "
                 f"there is {', '.join(names)}"
             )
+    for name, wanted in config.registration.require.items():
+        if wanted.times is not None and wanted.times not in (there := _controls(config, name)):
+            raise InputError(
+                f"register.require.{name}.times: {wanted.times} has no {name} of these data; "
+                f"there is {', '.join(there) or 'no control with one'}"
+            )
     return config.registration.metric or default_metric(names)
+
+
+def _controls(config: RunConfig, metric: str) -> list[str]:
+    """Names of those that have such a metric."""
+    if not _translates(config):
+        return ["real", "pca_gaussian", "resampled_train"]
+    base = base_name(metric)
+    if base == CYCLE:
+        return []
+    trivial = ["identity", "constant_mean", "resampled_train"]
+    trivial += ["inversion"] if config.prepare.source.name == "restyled_digits" else []
+    return trivial if base in PARTNER_METRICS else ["real", *trivial]
+
+
+def _translates(config: RunConfig) -> bool:
+    return config.recipe().output(config.prepare.columns) == "translation"
 
 
 def _measured(config: RunConfig) -> dict[str, bool]:
     """Every metric that may be measured of such a run, as far as it can be told before there is data."""
     taken, prepare, extractor = config.columns(), config.prepare, config.evaluate.extractor
-    translates = config.recipe().output(prepare.columns) == "translation"
-    if not translates:
+    if not _translates(config):
         told = "caption" in taken and "meaning" in prepare.columns
         return metric_names(extractor, labelled="label" in taken, told=told)
     assert isinstance(prepare, PrepareConfig)

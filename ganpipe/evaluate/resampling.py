@@ -37,6 +37,8 @@ class Estimate:
     """Standard error."""
     freedom: int
     """Degrees of freedom of that error."""
+    halves: tuple[float, ...] = ()
+    """Values on the balanced halves, where the error is their spread."""
 
 
 def half_samples(blocks: int) -> Tensor | None:
@@ -66,7 +68,7 @@ def random_unions(blocks: int, kept: int, repeats: int, seed: int) -> Tensor:
 def estimate(centre: float, of_halves: Sequence[float] | Tensor) -> Estimate:
     """A score and its values on the balanced halves."""
     values = torch.as_tensor(of_halves, dtype=torch.float64)
-    return Estimate(centre, float(values.std()), len(values) - 1)
+    return Estimate(centre, float(values.std()), len(values) - 1, tuple(values.tolist()))
 
 
 def without_bias(of_whole: float, of_halves: Sequence[float] | Tensor) -> Estimate:
@@ -102,6 +104,15 @@ def interval(estimates: Sequence[Estimate], bounds: tuple[float, float]) -> tupl
     reach = float(stdtrit(sum(part.freedom for part in estimates), (1 + LEVEL) / 2)) * error
     low, high = bounds
     return min(max(centre - reach, low), high), max(min(centre + reach, high), low)
+
+
+def typical(estimates: Sequence[Estimate]) -> Estimate:
+    """One for scores that share their error, like those of several translations of the same images."""
+    many = len(estimates)
+    centre = math.fsum(part.centre for part in estimates) / many
+    error = math.sqrt(math.fsum(part.error**2 for part in estimates) / many)
+    halves = tuple(math.fsum(values) / many for values in zip(*(part.halves for part in estimates), strict=True))
+    return Estimate(centre, error, min(part.freedom for part in estimates), halves)
 
 
 # --- what metrics are on halves ----------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from .exhibits import Exhibits, make_exhibits
 from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import Features, NotFinite, extract, require_enough, todays_protocol
 from .protocol import POINT_EXTRACTOR, Protocol
-from .scores import Measured, Reference, mean_of, measure_all
+from .scores import Measured, Reference, mean_of, measure_all, values_on_halves
 from .told import can_be_told, text_scores
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,8 @@ Job = tuple[Callable[[CheckpointRef], LoadedGenerator], CheckpointRef, int, dict
 class Scorer:
     """Scores checkpoints under one protocol."""
 
+    INDEPENDENT_SEEDS: ClassVar[bool] = True
+    """Whether scores of several sample seeds are of images that have nothing to do with one another."""
     protocol: Protocol
     extractor: FeatureExtractorBase
     reference: Reference
@@ -94,13 +96,17 @@ class Scorer:
             for seed in sample_seeds
         ]
         rows = self._measured(jobs, what)
+        names = dict.fromkeys(name for row in rows for name in row.scores)
         scored = []
         for number, checkpoint in enumerate(checkpoints):
             of_seeds = rows[number * len(sample_seeds) : (number + 1) * len(sample_seeds)]
-            means = mean_of(of_seeds)
-            by_seed = {metric: [row.scores.get(metric, math.nan) for row in of_seeds] for metric in means.scores}
+            means = mean_of(of_seeds, self.INDEPENDENT_SEEDS)
+            by_seed = {metric: [row.scores.get(metric, math.nan) for row in of_seeds] for metric in names}
             rest = means.model_dump(exclude={"format"})
-            scored.append(SnapshotScores(checkpoint=checkpoint, by_seed=by_seed, seeds=sample_seeds, **rest))
+            rest["scores"] = {metric: means.scores.get(metric, math.nan) for metric in names}
+            by_half = {} if self.INDEPENDENT_SEEDS else values_on_halves(of_seeds)
+            of_this = {"checkpoint": checkpoint, "by_seed": by_seed, "by_half": by_half, "seeds": sample_seeds}
+            scored.append(SnapshotScores(**of_this, **rest))
         return scored
 
     def _measured(self, jobs: Sequence[Job], what: str) -> list[Measured]:

@@ -230,7 +230,7 @@ def _kernel(generated: Features, reference: Reference, protocol: Protocol, _: in
     # What the subsets add to all rows, and what these rows have to do with all samples.
     drawn = found[KEY_METRIC_KID_STD] / protocol.kid_subsets**0.5
     error = math.hypot(of_rows.error * (len(made) / len(generated)) ** 0.5, drawn)
-    return {"kid": kid}, {"kid": Estimate(kid, error, of_rows.freedom)}
+    return {"kid": kid}, {"kid": Estimate(kid, error, of_rows.freedom, of_rows.halves)}
 
 
 def _entropies(generated: Features, real: Reference, protocol: Protocol, blocks: int, halves: Tensor | None) -> Part:
@@ -310,10 +310,10 @@ def no_scores(protocol: Protocol) -> dict[str, float]:
     return dict.fromkeys(metric_names(protocol.extractor), math.nan)
 
 
-def mean_of(sets: Sequence[Measured]) -> Scores:
-    """Mean over independent sets of as many images; NaN, and without interval, when one of them is.
+def mean_of(sets: Sequence[Measured], independent: bool = True) -> Scores:
+    """Mean over sets of as many images; NaN, and without interval, when one of them is.
 
-    A class's score is the mean over the sets, if all have it.
+    A class's score is the mean over the sets, if all have it. Sets that are not `independent` tell no more than one.
     """
     first = sets[0]
     names = dict.fromkeys(name for one in sets for name in one.scores)
@@ -323,6 +323,7 @@ def mean_of(sets: Sequence[Measured]) -> Scores:
         parts = [one.estimates[name] for one in sets if name in one.estimates]
         if len(parts) == len(sets) and math.isfinite(means[name]):
             base = name if name in MODE_METRICS else base_name(name)
+            parts = parts if independent else [resampling.typical(parts)]
             intervals[name] = resampling.interval(parts, BOUNDS.get(base or name, (0, math.inf)))
     classes = {
         metric: {
@@ -333,3 +334,13 @@ def mean_of(sets: Sequence[Measured]) -> Scores:
         for metric, by_name in first.by_class.items()
     }
     return Scores(scores=means, intervals=intervals, by_class={name: of for name, of in classes.items() if of})
+
+
+def values_on_halves(sets: Sequence[Measured]) -> dict[str, list[float]]:
+    """metric -> its mean over the sets on each balanced half, where halves tell its error."""
+    return {
+        name: list(halves)
+        for name in sets[0].estimates
+        if all(name in one.estimates for one in sets)
+        and (halves := resampling.typical([one.estimates[name] for one in sets]).halves)
+    }

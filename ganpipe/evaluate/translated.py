@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
+from ..errors import InputError
 from ..evaluateconfig import EvaluateConfig
 from ..launch import StopSignal
 from ..prepare.manifest import Dataset
@@ -61,6 +62,7 @@ class Side:
 class TranslationScorer(Scorer):
     """Scores checkpoints of translators, in every direction that the data have."""
 
+    INDEPENDENT_SEEDS = False
     sides: tuple[Side, ...] = ()
 
     @classmethod
@@ -70,7 +72,7 @@ class TranslationScorer(Scorer):
         ranks = Ranks()
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # the protocol says fp32
         dataset = Dataset.open(store, digest)
-        found = [(way, _config_of(way, config)) for way in ways_of(dataset)]
+        found = _with_counts(ways_of(dataset), config)
         for way, own in found:
             require_enough(own, way.view())
         sides = []
@@ -169,7 +171,7 @@ class TranslationScorer(Scorer):
             direction = self.sides[pair.index(worse)].way.direction
             if worse.name != UNJUDGED:
                 alarms.append(worse.model_copy(update={"detail": f"{direction}: {worse.detail}"}))
-        return found[0].model_copy(update={"alarms": alarms})
+        return found[0].model_copy(update={"alarms": alarms, "classes": []})
 
     def exhibits(self, checkpoint: CheckpointRef, seen: dict[int, tuple[Features, ...]], seed: int) -> Exhibits | None:
         if seed not in seen:
@@ -199,7 +201,9 @@ def of_both(measured: Mapping[Direction, Measured]) -> Measured:
     for name in here.estimates.keys() & there.estimates.keys():
         one, other = here.estimates[name], there.estimates[name]
         error = math.hypot(one.error, other.error) / 2
-        estimates[name] = Estimate((one.centre + other.centre) / 2, error, min(one.freedom, other.freedom))
+        turned = (*other.halves[1:], *other.halves[:1])  # halves of unlike blocks, which vary independently
+        halves = tuple((a + b) / 2 for a, b in zip(one.halves, turned, strict=True)) if one.halves and turned else ()
+        estimates[name] = Estimate((one.centre + other.centre) / 2, error, min(one.freedom, other.freedom), halves)
     classes: dict[str, dict[str, float]] = {}
     for direction, of_way in measured.items():
         for name, value in of_way.scores.items():
@@ -239,10 +243,22 @@ def controls_of_both(controls: Mapping[Direction, list[ControlScores]]) -> list[
 # --- one direction -----------------------------------------------------------------------------------------------
 
 
-def _config_of(way: Way, config: EvaluateConfig) -> EvaluateConfig:
-    """With as many translations as there are test images to translate, unless another number is asked for."""
-    n = len(way.images(way.sources, "test"))
-    return config if config.num_samples is not None else config.model_copy(update={"num_samples": n})
+def _with_counts(found: Sequence[Way], config: EvaluateConfig) -> list[tuple[Way, EvaluateConfig]]:
+    """Each direction with as many translations as it has test images to translate, or as are asked for.
+
+    Raises InputError when no direction has so many: the same ones again would tell nothing more.
+    """
+    counts = [len(way.images(way.sources, "test")) for way in found]
+    asked = config.num_samples or max(counts)
+    if asked > max(counts):
+        fixed = "" if config.protocol is None else f", which evaluate.protocol {config.protocol} fixes,"
+        raise InputError(
+            f"evaluate.num_samples{fixed} is {asked:,}, and there are {max(counts):,} test images to translate; leave "
+            "it out"
+        )
+    return [
+        (way, config.model_copy(update={"num_samples": min(asked, n)})) for way, n in zip(found, counts, strict=True)
+    ]
 
 
 def _rows(images_NCHW: np.ndarray, numbers: range) -> Tensor:
@@ -271,12 +287,12 @@ def measured_real(
     (`identity`), the mean target, training targets at random (which know nothing of the source), and, where the answer
     for unpaired data is known, the source's negative."""
     real = way.images(way.targets, protocol.reference_split)[: protocol.n_reference]
-    others = way.images(way.targets, protocol.held_out)
+    others = way.images(way.targets, protocol.held_out)[: protocol.n_generated]
     known = extract(extractor, len(real), rows_of(real), ranks, "real images")
     held_out = extract(extractor, len(others), rows_of(others), ranks, "held-out images")
     classes = domain.class_names(dataset) if protocol.extractor == "domain" else ()
     if classes:
-        held_out = replace(held_out, classes=domain.labels_of(way.view(), protocol.held_out))
+        held_out = replace(held_out, classes=domain.labels_of(way.view(), protocol.held_out)[: len(held_out)])
     reference = Reference.of(known, protocol, held_out, classes)
     train = real if protocol.reference_split == "train" else others
     sources, answers, n = way.images(way.sources, "test"), _answers(way), protocol.n_generated

@@ -139,9 +139,9 @@ class GAN(ABC):
     def check_text(self, text: str) -> None:
         """Raises InputError when this is no text that a generator of captions can be asked for."""
 
-    def multiple(self, spec: DataSpec) -> int:
-        """Height and width of images to translate are whole multiples of so many pixels, for such data."""
-        return 1
+    def padded(self, pixels: int, spec: DataSpec) -> int:
+        """The least height or width from `pixels` on that images to translate may have, for such data."""
+        return pixels
 
     def requirements(self) -> frozenset[str]:
         """Packages that its generator needs to be loaded, beside those that all recipes do."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..networks.dcgan import Norm
-from ..networks.resnet_translation import MULTIPLE, BothSides, BothWays, Generator, check_resolution
+from ..networks.resnet_translation import MULTIPLE, SMALLEST, BothSides, BothWays, Generator, check_resolution
 from ..options import Rate
 from ..rng import StepRng
 from ..schedule import Schedule
@@ -55,8 +55,8 @@ class CycleGAN(Translation):
         check_resolution(resolution)
         self.check_patches(resolution)
 
-    def multiple(self, spec: DataSpec) -> int:
-        return MULTIPLE
+    def padded(self, pixels: int, spec: DataSpec) -> int:
+        return max(pixels + -pixels % MULTIPLE, SMALLEST)
 
     def build_networks(self, spec: DataSpec) -> Networks:
         (of_a, resolution, _), (of_b, _, _) = image_shape(spec, "a"), image_shape(spec, "b")

@@ -41,8 +41,8 @@ class Pix2Pix(Translation):
         if self.config.objective != "l1":
             self.check_patches(resolution)
 
-    def multiple(self, spec: DataSpec) -> int:
-        return image_shape(spec, "source")[1]
+    def padded(self, pixels: int, spec: DataSpec) -> int:
+        return pixels + -pixels % image_shape(spec, "source")[1]
 
     def absolute_logits(self) -> bool:
         return self.config.objective != "l1" and super().absolute_logits()

@@ -44,7 +44,7 @@ def card(
     ways = _ways(config)
     if ways:
         made = f"images of what they are to be translated to ({config.prepare.described()})"
-        given = f"images ({' or '.join(ways)})"
+        given = f"images ({' or '.join(ways)})" if len(ways) > 1 else "images"
     rows = ", ".join(f"{count:,} {split}" for split, count in record.dataset.rows.items())
     return "\n".join([
         f"# {product}{f' version {ref.version}' if ref else ''}",
@@ -84,7 +84,9 @@ def card(
         *(
             [
                 "# `images` is uint8 (n, height, width, channels), of any size; the answer has the same:",
-                f'translated = model.predict(images, params={{"direction": "{ways[-1]}"}})',
+                f'translated = model.predict(images, params={{"direction": "{ways[-1]}"}})'
+                if len(ways) > 1
+                else "translated = model.predict(images)",
             ]
             if ways
             else [
@@ -111,7 +113,7 @@ def card(
         "```",
         "",
         "```",
-        f"ganpipe generate {uri} --input FOLDER --direction {ways[-1]} --out translated"
+        f"ganpipe generate {uri} --input FOLDER {f'--direction {ways[-1]} ' if len(ways) > 1 else ''}--out translated"
         if ways
         else f"ganpipe generate {uri} --n 64 --seed 0 --out samples.png",
         f"ganpipe lineage {product}{f' --version {ref.version}' if ref else ''}",

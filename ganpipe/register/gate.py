@@ -117,7 +117,10 @@ def _requirement(
 
 
 def _improvement(candidate: SnapshotScores, champion: SnapshotScores, metric: str, min_improvement: float) -> Check:
-    """Mean gain over the common seeds against the larger of what is wanted and what noise alone could give."""
+    """Mean gain over the common seeds against the larger of what is wanted and what noise alone could give.
+
+    Translations are of the same images on every seed: what other images would give, only halves of these tell.
+    """
     assert candidate.seeds == champion.seeds, "candidate and champion are scored on the same seeds"
     old, new = champion.scores[metric], candidate.scores[metric]
     both = f"{metric} {new:.4g} against the champion's {old:.4g}"
@@ -132,12 +135,18 @@ def _improvement(candidate: SnapshotScores, champion: SnapshotScores, metric: st
         detail = f"{both}: one seed says nothing about noise; set evaluate.score_seeds to 2 or more"
         return Check(name="improvement", passed=False, detail=detail)
     gain = statistics.fmean(gains)
-    noise = STANDARD_ERRORS * statistics.stdev(gains) / len(gains) ** 0.5
+    error, source = statistics.stdev(gains) / len(gains) ** 0.5, f"{len(gains)} seeds"
+    if metric in candidate.by_half and metric in champion.by_half:
+        of_halves = statistics.stdev(
+            b - a for a, b in zip(candidate.by_half[metric], champion.by_half[metric], strict=True)
+        )
+        error, source = max((error, source), (of_halves, "halves of the test images"))
+    noise = STANDARD_ERRORS * error
     wanted = max(min_improvement * abs(old), noise)
     passed = gain > wanted
     detail = (
         f"{both}: better by {gain:.4g}, {'more' if passed else 'not more'} than the {wanted:.4g} asked for "
         f"(the larger of {min_improvement:.2%} = {min_improvement * abs(old):.4g} and "
-        f"{STANDARD_ERRORS} standard errors = {noise:.4g} over {len(gains)} seeds)"
+        f"{STANDARD_ERRORS} standard errors = {noise:.4g} over {source})"
     )
     return Check(name="improvement", passed=passed, detail=detail)

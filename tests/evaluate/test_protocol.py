@@ -34,7 +34,7 @@ PROTOCOL = Protocol(
 FREE = [
     name
     for name in Protocol.model_fields
-    if name not in {"format", "reference_split", "control_split", "ema", "precision", *UNCOUNTED}
+    if name not in {"format", "reference_split", "control_split", "ema", "precision", "back", *UNCOUNTED}
 ]
 
 

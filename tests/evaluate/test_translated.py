@@ -18,7 +18,7 @@ from tiny import pairs_raw, sides_raw, tiny_raw
 
 from ganpipe import prepare
 from ganpipe.config import RunConfig, load_config
-from ganpipe.errors import InputError
+from ganpipe.errors import InputError, WorkFailed
 from ganpipe.evaluate import partners, process
 from ganpipe.evaluate.protocol import Protocol, differences, gate_metric, lower_is_better
 from ganpipe.evaluate.scoring import score_images
@@ -225,6 +225,56 @@ def test_what_makes_nan_has_no_scores(made: dict[str, Made]) -> None:
     assert all(math.isnan(value) for name, value in rows[0].scores.items() if name not in of_directions)
     assert math.isfinite(rows[0].scores["fid_domain_BtoA"]) and math.isnan(rows[0].scores["fid_domain_AtoB"])
     assert "fid_domain" in rows[0].scores
+
+
+def test_a_snapshot_that_makes_nan_is_never_best(made: dict[str, Made]) -> None:
+    """By a metric that only translations have, too."""
+    fine = made["pairs"].report.snapshots[0]
+    nan = dict.fromkeys(fine.scores, math.nan)
+    broken = fine.model_copy(update={"scores": nan})
+    assert process.best_snapshot([broken, fine], "l1") == fine
+    with pytest.raises(WorkFailed, match="makes NaN"):
+        process.best_snapshot([broken], "l1")
+    with pytest.raises(InputError, match="label_accuracy_domain could not be measured"):
+        process.best_snapshot([fine.model_copy(update={"scores": {"l1": 1.0}})], "label_accuracy_domain")
+
+
+def test_several_seeds_of_the_same_images_tell_no_more_than_one(made: dict[str, Made]) -> None:
+    one = made["sides"]
+    alone, several = (
+        one.scorer().score(one.checkpoints[:1], sample_seeds, "again")[0] for sample_seeds in ([1], [1, 2, 3])
+    )
+    assert several.by_seed["cycle_l1"] == [alone.scores["cycle_l1"]] * 3
+    assert several.intervals["cycle_l1"] == pytest.approx(alone.intervals["cycle_l1"])
+    low, high = several.intervals["cycle_l1"]
+    halves = np.array(several.by_half["cycle_l1"])
+    assert halves.mean() == pytest.approx(several.scores["cycle_l1"], rel=0.1)
+    assert 0.5 < (high - low) / (2 * 2.1 * halves.std(ddof=1)) < 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_floor_is_of_as_many_images(made: dict[str, Made], kind: str) -> None:
+    few = made[kind].config.evaluate.model_copy(update={"num_samples": 40, "allow_few": True})
+    one = made[kind]
+    scorer = process.scorer_of(few, one.dataset.digest, one.store, one.settings)
+    assert {control.name: control.n for control in scorer.controls}["real"] == 40
+    assert scorer.protocol.n_generated == 40
+    with pytest.raises(InputError, match="test images to translate; leave it out"):
+        process.scorer_of(few.model_copy(update={"num_samples": 5000}), one.dataset.digest, one.store, one.settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "times"),
+    [("pairs", "fid_domain", "pca_gaussian"), ("pairs", "l1", "real"), ("pairs", "l1", "inversion"),
+     ("sides", "cycle_l1", "identity")],
+)  # fmt: skip
+def test_controls_that_are_not_there_are_no_measure(kind: str, metric: str, times: str) -> None:
+    raw = (pairs_raw if kind == "pairs" else sides_raw)()
+    raw["register"] = {"model": "x", "require": {metric: {"at_most": 1, "times": times}}}
+    with pytest.raises(InputError, match=rf"{metric}.times: {times} has no {metric}"):
+        load_config(raw)
+    raw["register"]["require"] = {"fid_domain": {"at_most": 1, "times": "identity"}}
+    load_config(raw)
 
 
 def test_metrics_that_may_be_asked_for() -> None:

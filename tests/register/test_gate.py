@@ -29,6 +29,11 @@ def config(**fields: Any) -> RegisterConfig:
     return RegisterConfig(model="digits", **fields)
 
 
+def translated(fid: float, of_halves: list[float]) -> SnapshotScores:
+    """The same on every seed, as translations without noise are."""
+    return scored([fid, fid]).model_copy(update={"by_half": {"fid": of_halves}})
+
+
 STEADY = scored([10.0, 10.2, 9.8])
 NAN = math.nan
 CASES = {
@@ -47,6 +52,13 @@ CASES = {
     "too little": (scored([9.9, 10.1, 9.7]), STEADY, config(), False, "2.00% = 0.2"),
     "a little, paired": (scored([9.9, 10.1, 9.7]), STEADY, config(min_improvement=0.001), True, "better by 0.1"),
     "within noise": (scored([9.0, 9.6, 9.9]), STEADY, config(min_improvement=0), False, "3 standard errors"),
+    "of other images not better": (
+        translated(9.0, [7.0, 9.0, 11.0]), translated(9.8, [10.0, 9.8, 9.6]), config(), False,
+        "halves of the test images",
+    ),
+    "of other images better, paired": (
+        translated(9.0, [7.0, 9.0, 11.0]), translated(9.8, [7.8, 9.8, 11.8]), config(), True, "better by 0.8",
+    ),
     "one seed": (scored([5.0]), scored([10.0]), config(), False, "score_seeds"),
     "champion is nan": (scored([5.0] * 3), scored([NAN] * 3), config(), True, "cannot be defended"),
     "is goes up": (scored([9.0] * 2, [6.0, 6.1]), scored([9.0] * 2, [5.0, 5.1]), config(metric="is"), True, "is 6.05"),

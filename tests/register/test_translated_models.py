@@ -67,7 +67,7 @@ def image(seed: int, height: int = SIDE, width: int = SIDE, channels: int = 1) -
 def save(folder: Path, images: dict[str, np.ndarray]) -> Path:
     for name, pixels in images.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.squeeze()).save(folder / name)
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(folder / name)
     return folder
 
 
@@ -100,6 +100,15 @@ def test_every_image_is_translated_in_its_own_size(weights: dict[str, Path], tmp
     wanted = translated(weights["pairs"], 1, padded)[:17, :30]
     np.testing.assert_array_equal(read(tmp_path / "out/deep/b.png"), wanted)
     assert read(tmp_path / "out/deep/c.png").shape == (9, 40, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (4, 40)])
+def test_images_smaller_than_what_the_networks_take(
+    size: tuple[int, int], weights: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = save(tmp_path / "in", {"a.png": image(0, *size, 3)})
+    assert generate(weights["sides"], folder, tmp_path / "out", "--direction", "AtoB") == 0
+    assert read(tmp_path / "out/a.png").shape == (*size, 1)
 
 
 def test_both_directions_of_one_model(weights: dict[str, Path], tmp_path: Path) -> None:
@@ -163,10 +172,12 @@ def test_what_a_served_model_cannot_translate_is_told(weights: dict[str, Path], 
     ("name", "more", "said"),
     [
         ("sides", [], "say which: AtoB or BtoA"),
-        ("pairs", ["--direction", "BtoA"], "translates AtoB, not BtoA"),
+        ("pairs", ["--direction", "BtoA"], "leave the direction out"),
         ("pairs", ["--n", "3"], "--n is for samples that are drawn"),
         ("pairs", ["--interpolate", "3"], "--interpolate is for samples"),
         ("pairs", ["--out", "x.jpg"], "written as .png"),
+        ("pairs", ["--out", "x.csv"], "written as .png"),
+        ("pairs", ["--columns", "3"], "--columns is for one picture"),
         ("pairs", ["--out", "x.png"], "images of one size, and these have 2"),
     ],
 )
@@ -178,6 +189,17 @@ def test_what_the_command_refuses(
     err = capsys.readouterr().err
     assert said in err and "Traceback" not in err
     assert not (tmp_path / "out").exists() and not Path("x.png").exists()
+
+
+def test_translations_never_take_the_place_of_their_sources(
+    weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save(tmp_path / "in", {"a.png": image(0)})
+    for out in (folder, folder / "deeper"):
+        assert generate(weights["pairs"], folder, out) == 2
+        assert "in the folder that is translated" in capsys.readouterr().err
+    assert [path.name for path in folder.rglob("*")] == ["a.png"]
+    np.testing.assert_array_equal(read(folder / "a.png"), image(0))
 
 
 def test_images_that_cannot_be_read_or_told_apart(
