@@ -1,6 +1,6 @@
 """Whether digits drawn from sentences are what the sentences say, with wrong texts in training and without, over seeds.
 
-    python benchmarks/text.py [--seeds 3] [--minutes M] [--wrong-text 0.2 0] [--set section.field=value ...]
+    python benchmarks/text.py [--seeds 3] [--minutes M] [--wrong-text 0.3 0] [--set section.field=value ...]
 
 Every run goes through the stages that `ganpipe run` calls; its best snapshot is asked in phrasings that training never
 saw (`ganpipe/evaluate/told.py`). The digit is read by the `domain` classifier, which no training saw, weight and slant
@@ -35,7 +35,7 @@ def row(first: str, seed: str, scores: dict[str, float], rest: tuple[str, ...]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, help="of each training, at most; otherwise as the configuration says")
-    parser.add_argument("--wrong-text", type=float, nargs="+", default=[0.2, 0.0], help="values of gan.wrong_text")
+    parser.add_argument("--wrong-text", type=float, nargs="+", default=[0.3, 0.0], help="values of gan.wrong_text")
     trained.add_options(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
