@@ -96,11 +96,13 @@ class Scorer:
             for seed in sample_seeds
         ]
         rows = self._measured(jobs, what)
-        names = dict.fromkeys(name for row in rows for name in row.scores)
+        measured = dict.fromkeys(name for row in rows for name in row.scores)
         scored = []
         for number, checkpoint in enumerate(checkpoints):
             of_seeds = rows[number * len(sample_seeds) : (number + 1) * len(sample_seeds)]
             means = mean_of(of_seeds, self.INDEPENDENT_SEEDS)
+            broken = all(math.isnan(score) for score in means.scores.values())
+            names = measured if broken else means.scores
             by_seed = {metric: [row.scores.get(metric, math.nan) for row in of_seeds] for metric in names}
             rest = means.model_dump(exclude={"format"})
             rest["scores"] = {metric: means.scores.get(metric, math.nan) for metric in names}

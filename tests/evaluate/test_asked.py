@@ -22,7 +22,8 @@ from ganpipe.evaluate.asked import classes_asked
 from ganpipe.evaluate.domain import class_names
 from ganpipe.evaluate.exhibits import Picture
 from ganpipe.evaluate.fidelity import Features
-from ganpipe.evaluate.protocol import gate_metric, lower_is_better
+from ganpipe.evaluate.protocol import Protocol, gate_metric, lower_is_better
+from ganpipe.evaluate.scorer import Scorer
 from ganpipe.evaluate.scores import Reference, mean_of, measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef, EvalReport
@@ -88,7 +89,7 @@ def test_label_accuracy_is_the_share_read_as_the_class_asked_for(
     run: tuple[Settings, Dataset, list[CheckpointRef]], report: EvalReport, loaded: LoadedGenerator
 ) -> None:
     settings, dataset, checkpoints = run
-    scorer = process.Scorer.prepare(CONFIG.evaluate, dataset.digest, open_store(settings.store), settings)
+    scorer = Scorer.prepare(CONFIG.evaluate, dataset.digest, open_store(settings.store), settings)
     names, seeds = class_names(dataset), report.snapshots[0].seeds
     for snapshot, checkpoint in zip(report.snapshots, checkpoints, strict=True):
         one = load_generator(scorer.file(checkpoint))
@@ -111,7 +112,7 @@ def test_what_is_shown_is_what_was_scored(
     run: tuple[Settings, Dataset, list[CheckpointRef]], loaded: LoadedGenerator
 ) -> None:
     settings, dataset, (first, _) = run
-    scorer = process.Scorer.prepare(CONFIG.evaluate, dataset.digest, open_store(settings.store), settings)
+    scorer = Scorer.prepare(CONFIG.evaluate, dataset.digest, open_store(settings.store), settings)
     seen: dict[int, Features] = {}
     scorer.score([first], [11], "one", seen)
     shown = scorer.exhibits(first, seen, 11)
@@ -175,7 +176,7 @@ def test_classes_of_samples_are_those_asked_for() -> None:
     draws = torch.Generator().manual_seed(0)
     real_ND = torch.cat([torch.randn(60, 4, generator=draws) + 8 * side for side in (0, 1)])
     logits_NK = torch.eye(2).repeat_interleave(60, 0) * 9
-    protocol = process.Protocol(
+    protocol = Protocol(
         extractor="domain", weights_sha256="", torch_fidelity="", dataset_digest="", resize="", n_reference=120,
         n_generated=120, chunk=64, kid_subsets=2, kid_subset_size=50, isc_splits=1, prc_neighborhood=3,
     )  # fmt: skip

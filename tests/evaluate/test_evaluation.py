@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from ganpipe import evaluate
 from ganpipe.errors import InputError, Interrupted, WorkFailed
-from ganpipe.evaluate import controls, process
+from ganpipe.evaluate import controls, process, scorer
 from ganpipe.evaluate.protocol import Controls, Protocol, metric_names
+from ganpipe.evaluate.scorer import Scorer
 from ganpipe.evaluate.scores import Reference
 from ganpipe.launch import StopSignal
 from ganpipe.prepare.manifest import Dataset
@@ -109,7 +110,7 @@ def test_same_seeds_same_scores_from_the_cached_reference(
     run: tuple[Settings, list[CheckpointRef]], report: EvalReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, checkpoints = run
-    monkeypatch.setattr(controls, "_compute", lambda *_: pytest.fail("the reference is in the store"))
+    monkeypatch.setattr(controls, "measured_real", lambda *_: pytest.fail("the reference is in the store"))
     sheet = process.score_checkpoints(
         CONFIG, report.dataset_digest, checkpoints[::-1], report.snapshots[0].seeds, settings
     )
@@ -136,16 +137,16 @@ def test_a_damaged_reference_is_measured_again(
     for damaged in (sound[:-1] + bytes([sound[-1] ^ 1]), sound[:1000], b"", sound.replace(b"real", b"rael")):
         store.write_bytes(key, damaged)
         caplog.clear()
-        scorer = process.Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
+        one = Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
         assert "is damaged" in caplog.text
-        assert scorer.controls == report.controls and store.read_bytes(key) == sound
+        assert one.controls == report.controls and store.read_bytes(key) == sound
 
 
 def test_jobs_that_measure_at_once_agree(
     run: tuple[Settings, list[CheckpointRef]], report: EvalReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have found nothing when the second one puts its reference there."""
-    store, compute = open_store(run[0].store), controls._compute
+    store, compute = open_store(run[0].store), controls.measured_real
     key = f"reference/{report.dataset_digest}/{report.protocol_hash}.safetensors"
     store.remove(f"reference/{report.dataset_digest}")
     meeting = threading.Barrier(2)
@@ -156,10 +157,10 @@ def test_jobs_that_measure_at_once_agree(
         meeting.wait(60)
         return reference, [score.model_copy(update={"n": next(turns)}) for score in scores]
 
-    monkeypatch.setattr(controls, "_compute", computed_together)
+    monkeypatch.setattr(controls, "measured_real", computed_together)
 
-    def prepare(_: int) -> process.Scorer:
-        return process.Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
+    def prepare(_: int) -> Scorer:
+        return Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(prepare, range(2))
@@ -196,23 +197,23 @@ def test_an_extractor_at_fault_leaves_nothing_in_the_store(
     settings, dataset = shared
     store = open_store(settings.store)
     before = list(store.list("reference"))
-    built = process.build_extractor
+    built = scorer.build_extractor
 
     def faulty(*inputs: Any) -> Any:
         extractor = built(*inputs)
         extractor.register_forward_hook(lambda _, __, found: fault(*found))
         return extractor
 
-    monkeypatch.setattr(process, "build_extractor", faulty)
+    monkeypatch.setattr(scorer, "build_extractor", faulty)
     with pytest.raises(error, match=message):
-        process.Scorer.prepare(run_config(num_samples=90).evaluate, dataset.digest, store, settings)
+        Scorer.prepare(run_config(num_samples=90).evaluate, dataset.digest, store, settings)
     assert list(store.list("reference")) == before
 
 
 def test_a_small_test_split_states_its_size(run: tuple[Settings, list[CheckpointRef]], report: EvalReport) -> None:
     more = run_config(num_samples=400).evaluate
-    scorer = process.Scorer.prepare(more, report.dataset_digest, open_store(run[0].store), run[0])
-    assert {control.name: control.n for control in scorer.controls} == {
+    one = Scorer.prepare(more, report.dataset_digest, open_store(run[0].store), run[0])
+    assert {control.name: control.n for control in one.controls} == {
         "real": 359, "pca_gaussian": 400, "resampled_train": 400,
     }  # fmt: skip
 

@@ -18,6 +18,7 @@ from ganpipe.errors import InputError
 from ganpipe.evaluate import process
 from ganpipe.evaluate.asked import captions_asked
 from ganpipe.evaluate.protocol import gate_metric, lower_is_better
+from ganpipe.evaluate.scorer import Scorer
 from ganpipe.evaluate.told import text_scores
 from ganpipe.gans.base import Request
 from ganpipe.gans.text_to_image import TextToImage
@@ -49,17 +50,17 @@ def config_of(*overrides: str) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Dataset, process.Scorer]:
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Settings, Dataset, Scorer]:
     home = tmp_path_factory.mktemp("told")
     settings, config = Settings(home=home, store=f"file://{home}/store", tracking_uri="off"), config_of()
     store = open_store(settings.store)
     dataset = Dataset.open(store, prepare.run(config, settings).digest)
     publish_checkpoints(store, dataset, config, home, 1, run_id="told-run")
-    return settings, dataset, process.Scorer.prepare(config.evaluate, dataset.digest, store, settings)
+    return settings, dataset, Scorer.prepare(config.evaluate, dataset.digest, store, settings)
 
 
 @pytest.fixture(scope="module")
-def report(told: tuple[Settings, Dataset, process.Scorer]) -> EvalReport:
+def report(told: tuple[Settings, Dataset, Scorer]) -> EvalReport:
     return process.evaluate_run(config_of(), "told-run", told[0])
 
 
@@ -96,13 +97,13 @@ def meaning(text: str) -> Combination:
     return VALUES[0].index(digit), weight, int("right" in words)
 
 
-def scores(told: tuple[Settings, Dataset, process.Scorer], painter: Painter, seed: int = 3) -> dict[str, float]:
+def scores(told: tuple[Settings, Dataset, Scorer], painter: Painter, seed: int = 3) -> dict[str, float]:
     _, dataset, scorer = told
     loaded = LoadedGenerator(painter, nn.Identity(), dataset.spec(), {})
     return text_scores(loaded, dataset, scorer.extractor, scorer.reference.classes, scorer.ranks, seed)
 
 
-def test_who_paints_what_is_said_is_told_so(told: tuple[Settings, Dataset, process.Scorer]) -> None:
+def test_who_paints_what_is_said_is_told_so(told: tuple[Settings, Dataset, Scorer]) -> None:
     painter = Painter(told[1], lambda combination, _: combination)
     found = scores(told, painter)
     assert len(painter.heard) == 40 and not painter.heard & set(told[1].texts("caption", "train"))
@@ -115,7 +116,7 @@ def test_who_paints_what_is_said_is_told_so(told: tuple[Settings, Dataset, proce
 
 @pytest.mark.parametrize(("attribute", "name"), [(1, "weight"), (2, "slant")])
 def test_an_attribute_that_is_painted_wrong_is_found_out(
-    attribute: int, name: str, told: tuple[Settings, Dataset, process.Scorer]
+    attribute: int, name: str, told: tuple[Settings, Dataset, Scorer]
 ) -> None:
     """In the odd ones of the samples."""
 
@@ -130,13 +131,13 @@ def test_an_attribute_that_is_painted_wrong_is_found_out(
     assert found[f"text_{other}"] > 0.95 * right[f"text_{other}"] and found["text_digit"] > 0.9
 
 
-def test_one_image_for_each_sentence_has_no_variety(told: tuple[Settings, Dataset, process.Scorer]) -> None:
+def test_one_image_for_each_sentence_has_no_variety(told: tuple[Settings, Dataset, Scorer]) -> None:
     found = scores(told, Painter(told[1], lambda combination, _: combination, different=False))
     assert found["text_diversity"] == 0 and found["text_weight"] > 0.97
 
 
 def test_a_report_tells_what_real_digits_are_read_as_beside(
-    told: tuple[Settings, Dataset, process.Scorer], report: EvalReport
+    told: tuple[Settings, Dataset, Scorer], report: EvalReport
 ) -> None:
     settings, dataset, scorer = told
     seed = report.snapshots[0].seeds[0]
@@ -153,13 +154,13 @@ def test_a_report_tells_what_real_digits_are_read_as_beside(
 
 @pytest.mark.slow
 def test_what_is_told_does_not_depend_on_the_number_of_processes(
-    told: tuple[Settings, Dataset, process.Scorer], report: EvalReport
+    told: tuple[Settings, Dataset, Scorer], report: EvalReport
 ) -> None:
     assert evaluate.run(config_of(), "told-run", told[0].model_copy(update={"num_processes": 2})) == report
 
 
 def test_other_scores_are_of_captions_of_held_out_images(
-    told: tuple[Settings, Dataset, process.Scorer], report: EvalReport
+    told: tuple[Settings, Dataset, Scorer], report: EvalReport
 ) -> None:
     _, dataset, scorer = told
     loaded = load_generator(scorer.file(report.best.checkpoint))
