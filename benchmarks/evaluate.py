@@ -31,7 +31,8 @@ from ganpipe.config import RunConfig, load_config
 from ganpipe.evaluate.controls import pack, unpack
 from ganpipe.evaluate.extractors import Weights, build_extractor, find_weights, registered_name
 from ganpipe.evaluate.fidelity import Features, extract, rows_of
-from ganpipe.evaluate.protocol import Protocol, metric_name
+from ganpipe.evaluate.metrics import metric_name
+from ganpipe.evaluate.protocol import Protocol
 from ganpipe.evaluate.scores import Reference, measure
 from ganpipe.gans import GANS
 from ganpipe.prepare.manifest import Dataset

@@ -29,7 +29,8 @@ from ganpipe.config import load_config
 from ganpipe.evaluate.controls import PcaGaussian
 from ganpipe.evaluate.extractors import build_extractor, find_weights
 from ganpipe.evaluate.fidelity import Features, extract, rows_of
-from ganpipe.evaluate.protocol import Controls, Protocol, base_name
+from ganpipe.evaluate.metrics import base_name
+from ganpipe.evaluate.protocol import Controls, Protocol
 from ganpipe.evaluate.scores import Measured, Reference, mean_of, measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks

@@ -239,7 +239,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _measured(self) -> RunConfig:
-        from .evaluate.protocol import gate_metric
+        from .evaluate.metrics import gate_metric
 
         gate_metric(self)  # an InputError is a ValueError; told now, not after hours of training
         return self

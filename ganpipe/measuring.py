@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def score(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .evaluate.protocol import default_metric, headline
+    from .evaluate.metrics import default_metric
+    from .evaluate.protocol import headline
     from .evaluate.scoring import score_images
     from .tables import INTERVAL, INTERVAL_NOTE, aligned, compared, control_columns
 

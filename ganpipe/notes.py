@@ -79,7 +79,7 @@ def experiment_tags(experiment_id: str, config: RunConfig) -> dict[str, str]:
 
 def _view(config: RunConfig) -> str:
     """The columns of the table of nights, the way MLflow's page keeps a view that was saved there."""
-    from .evaluate.protocol import gate_metric
+    from .evaluate.metrics import gate_metric
 
     columns = [
         "tags.`ganpipe.decision`",

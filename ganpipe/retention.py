@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from .config import KeepConfig, RunConfig
 from .errors import WorkFailed
-from .evaluate.protocol import lower_is_better
+from .evaluate.metrics import lower_is_better
 from .refs import CheckpointRef, EvalReport, SnapshotScores
 from .register import audit
 from .runs import RunRecord, checkpoints, read_state, reports, run_ids

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from .evaluate.protocol import lower_is_better
+from .evaluate.metrics import lower_is_better
 from .refs import ModelRef
 from .register import audit
 from .storage import Store

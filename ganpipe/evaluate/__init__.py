@@ -21,7 +21,8 @@ from ..refs import CheckpointRef, EvalReport, ScoreSheet
 from ..settings import Settings
 from ..storage import open_store
 from . import known
-from .protocol import gate_metric, seeds
+from .metrics import gate_metric
+from .protocol import seeds
 
 __all__ = ["RunRequest", "ScoreRequest", "check", "run", "score", "seeds"]
 

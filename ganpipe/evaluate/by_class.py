@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .frechet import frechet_distance, moments
-from .protocol import metric_name
+from .metrics import metric_name
 from .resampling import KERNEL_ROWS, cubic_kernel, unbiased_mean
 
 

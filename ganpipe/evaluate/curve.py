@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from ..refs import EvalReport, SnapshotScores
-from .protocol import lower_is_better
+from .metrics import lower_is_better
 
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 16, 40
 """Margins, pixels."""

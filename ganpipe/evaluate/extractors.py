@@ -28,7 +28,7 @@ from ..spec import Mixture, sampled
 from ..storage import Store, sha256_of_bytes
 from . import domain, triples
 from .known import DOMAIN, INCEPTION, KNOWN, OF_DATA, OWN_INCEPTION, TRIPLES, is_module
-from .protocol import POINT_EXTRACTOR
+from .metrics import POINT_EXTRACTOR
 from .weights import Weights, find_file, read_state
 
 LABELLED_METRIC = "isc"

@@ -21,8 +21,9 @@ from ..refs import ClassShare, EvalReport, Scores
 from ..tables import in_order
 from .curve import curve
 from .exhibits import Exhibits, Points
+from .metrics import FRECHET, base_name, lower_is_better
 from .modes import HIGH_QUALITY_SIGMAS
-from .protocol import FRECHET, UNCOUNTED, base_name, lower_is_better
+from .protocol import UNCOUNTED
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = (960, 360), (340, 300)

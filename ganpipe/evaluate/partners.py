@@ -18,7 +18,7 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from .protocol import CYCLE
+from .metrics import CYCLE
 
 LPIPS_FILES = ("weights-vgg16-lpips.pth", "vgg16-397923af.pth")
 """In torch's cache: of the releases of torch-fidelity, and of download.pytorch.org/models."""

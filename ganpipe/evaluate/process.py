@@ -18,7 +18,8 @@ from ..settings import Settings
 from ..spec import ways
 from ..storage import CorruptObject, Store, open_store
 from . import RunRequest, ScoreRequest
-from .protocol import gate_metric, lower_is_better, seeds
+from .metrics import gate_metric, lower_is_better
+from .protocol import seeds
 from .report import write_pages, write_report
 from .scorer import Scorer
 from .translated import TranslationScorer

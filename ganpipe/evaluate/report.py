@@ -12,8 +12,8 @@ from ..config import RunConfig
 from ..refs import ControlScores, EvalReport
 from ..storage import CorruptObject, Store
 from .exhibits import Exhibits
+from .metrics import lower_is_better
 from .page import Champion, latent_page, page
-from .protocol import lower_is_better
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

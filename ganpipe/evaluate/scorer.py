@@ -31,7 +31,8 @@ from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, make_exhibits
 from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import Features, NotFinite, extract, require_enough, todays_protocol
-from .protocol import POINT_EXTRACTOR, Protocol
+from .metrics import POINT_EXTRACTOR
+from .protocol import Protocol
 from .scores import Measured, Reference, mean_of, measure_all, values_on_halves
 from .told import can_be_told, text_scores
 

@@ -29,8 +29,9 @@ from .by_class import by_class
 from .fidelity import Features, NotFinite, chunked
 from .frechet import Distances, Gaussian, at_infinity, mean_part, moments
 from .manifold import manifold, radii
+from .metrics import MODE_METRICS, TRANSLATION_METRICS, base_name, metric_names
 from .modes import mode_scores, triple_scores
-from .protocol import MODE_METRICS, TRANSLATION_METRICS, Protocol, base_name, metric_names
+from .protocol import Protocol
 from .resampling import Estimate, estimate, without_bias
 
 BOUNDS: dict[str, tuple[float, float]] = {

@@ -32,7 +32,8 @@ from .fidelity import (
     todays_protocol,
 )
 from .images import Images, find_dataset, of_dataset, open_images
-from .protocol import POINT_EXTRACTOR, STANDARD_EXTRACTOR, Named, Protocol, named
+from .metrics import POINT_EXTRACTOR, STANDARD_EXTRACTOR
+from .protocol import Named, Protocol, named
 from .scores import Reference, mean_of, measure
 from .weights import WITHOUT_FILE, Weights
 

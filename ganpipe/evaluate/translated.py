@@ -34,7 +34,8 @@ from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, pictured
 from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import Features, NotFinite, extract, require_enough, rows_of, todays_protocol
-from .protocol import ONE_WAY, Protocol, base_name, one_way
+from .metrics import ONE_WAY, base_name, one_way
+from .protocol import Protocol
 from .resampling import Estimate
 from .scorer import Job, Scorer
 from .scores import Measured, Reference, mean_of, measure_all

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluate.protocol import lower_is_better
+from ..evaluate.metrics import lower_is_better
 from ..refs import Decision, EvalReport, ModelRef, Scores
 from ..storage import Store
 from ..tables import CONTROLS, in_order

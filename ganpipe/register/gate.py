@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..config import RegisterConfig, Requirement
 from ..errors import InputError
-from ..evaluate.protocol import default_metric, lower_is_better
+from ..evaluate.metrics import default_metric, lower_is_better
 from ..refs import Check, ControlScores, Diagnostics, SnapshotScores
 
 STANDARD_ERRORS = 3

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from ..config import RunConfig
 from ..errors import InputError, WorkFailed
-from ..evaluate.protocol import lower_is_better
+from ..evaluate.metrics import lower_is_better
 from ..refs import CheckpointRef, Decision, EvalReport, ModelRef, ScoreSheet
 from ..settings import Settings
 from ..storage import Conflict, Store, open_store

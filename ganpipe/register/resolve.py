@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from ..errors import InputError
-from ..evaluate.protocol import default_metric
+from ..evaluate.metrics import default_metric
 from ..refs import CheckpointRef, EvalReport, ModelRef
 from ..settings import Settings
 from ..storage import Store, open_store

@@ -22,7 +22,8 @@ from ganpipe.evaluate.asked import classes_asked
 from ganpipe.evaluate.domain import class_names
 from ganpipe.evaluate.exhibits import Picture
 from ganpipe.evaluate.fidelity import Features
-from ganpipe.evaluate.protocol import Protocol, gate_metric, lower_is_better
+from ganpipe.evaluate.metrics import gate_metric, lower_is_better
+from ganpipe.evaluate.protocol import Protocol
 from ganpipe.evaluate.scorer import Scorer
 from ganpipe.evaluate.scores import Reference, mean_of, measure
 from ganpipe.prepare.manifest import Dataset

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from ganpipe import evaluate
 from ganpipe.errors import InputError, Interrupted, WorkFailed
 from ganpipe.evaluate import controls, process, scorer
-from ganpipe.evaluate.protocol import Controls, Protocol, metric_names
+from ganpipe.evaluate.metrics import metric_names
+from ganpipe.evaluate.protocol import Controls, Protocol
 from ganpipe.evaluate.scorer import Scorer
 from ganpipe.evaluate.scores import Reference
 from ganpipe.launch import StopSignal

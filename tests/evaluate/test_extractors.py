@@ -24,7 +24,8 @@ from ganpipe.cli import main
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.evaluate import domain, extractors, fidelity, process, weights
 from ganpipe.evaluate.known import KNOWN, slug
-from ganpipe.evaluate.protocol import METRICS, NAMED, Named, headline, lower_is_better, metric_names
+from ganpipe.evaluate.metrics import METRICS, lower_is_better, metric_names
+from ganpipe.evaluate.protocol import NAMED, Named, headline
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.settings import Settings
 from ganpipe.storage import Store, open_store

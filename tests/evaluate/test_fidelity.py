@@ -16,7 +16,8 @@ from torch_fidelity import FeatureExtractorBase
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.evaluate import domain, fidelity, scores
 from ganpipe.evaluate.extractors import Weights, build_extractor, registered_name
-from ganpipe.evaluate.protocol import METRICS, Protocol
+from ganpipe.evaluate.metrics import METRICS
+from ganpipe.evaluate.protocol import Protocol
 from ganpipe.evaluate.scores import Measured
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks

@@ -14,9 +14,9 @@ from ganpipe import prepare
 from ganpipe.config import load_config
 from ganpipe.evaluate import fidelity
 from ganpipe.evaluate.extractors import build_extractor, find_weights
+from ganpipe.evaluate.metrics import lower_is_better, metric_names
 from ganpipe.evaluate.modes import PointGaussian, mode_scores
 from ganpipe.evaluate.process import Scorer
-from ganpipe.evaluate.protocol import lower_is_better, metric_names
 from ganpipe.evaluate.scores import measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.prepare.mixtures import MIXTURES, draw_mixture

@@ -11,21 +11,8 @@ import pytest
 from evaluate_data import run_config
 
 from ganpipe.errors import InputError
-from ganpipe.evaluate.protocol import (
-    METRICS,
-    SINCE_2,
-    UNCOUNTED,
-    Controls,
-    Protocol,
-    base_name,
-    default_metric,
-    differences,
-    gate_metric,
-    lower_is_better,
-    metric_names,
-    require_same,
-    seeds,
-)
+from ganpipe.evaluate.metrics import METRICS, base_name, default_metric, gate_metric, lower_is_better, metric_names
+from ganpipe.evaluate.protocol import SINCE_2, UNCOUNTED, Controls, Protocol, differences, require_same, seeds
 
 PROTOCOL = Protocol(
     extractor="domain", weights_sha256="ab", torch_fidelity="0.4.0", dataset_digest="cd", resize="none",

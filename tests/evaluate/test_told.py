@@ -17,7 +17,7 @@ from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError
 from ganpipe.evaluate import process
 from ganpipe.evaluate.asked import captions_asked
-from ganpipe.evaluate.protocol import gate_metric, lower_is_better
+from ganpipe.evaluate.metrics import gate_metric, lower_is_better
 from ganpipe.evaluate.scorer import Scorer
 from ganpipe.evaluate.told import text_scores
 from ganpipe.gans.base import Request

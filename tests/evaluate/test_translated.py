@@ -20,7 +20,8 @@ from ganpipe import prepare
 from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.evaluate import partners, process
-from ganpipe.evaluate.protocol import Protocol, differences, gate_metric, lower_is_better
+from ganpipe.evaluate.metrics import gate_metric, lower_is_better
+from ganpipe.evaluate.protocol import Protocol, differences
 from ganpipe.evaluate.scoring import score_images
 from ganpipe.evaluate.translated import TranslationScorer
 from ganpipe.prepare.manifest import Dataset

@@ -14,9 +14,9 @@ from ganpipe.config import load_config
 from ganpipe.errors import InputError
 from ganpipe.evaluate import fidelity, triples
 from ganpipe.evaluate.extractors import find_weights
+from ganpipe.evaluate.metrics import lower_is_better, metric_names
 from ganpipe.evaluate.modes import triple_scores
 from ganpipe.evaluate.process import Scorer
-from ganpipe.evaluate.protocol import lower_is_better, metric_names
 from ganpipe.evaluate.scores import measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
