@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import moving, plane, sample
+from . import grids, moving, plane, sample
 from .errors import InputError
 from .sample import LoadedGenerator
 from .sourceconfig import FolderSource
@@ -133,11 +133,11 @@ def translate(
                 sheet += [image, made]
                 continue
             (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(sample.grid_png(made[None], scale_to=1))
+            (path / name).write_bytes(grids.grid_png(made[None], scale_to=1))
         if one:
             path.parent.mkdir(parents=True, exist_ok=True)
             pairs = columns or max(1, round((len(names) / 2) ** 0.5))
-            path.write_bytes(sample.grid_png(sample.side_by_side(sheet), 2 * pairs, STILL_SIDE))
+            path.write_bytes(grids.grid_png(grids.stacked(sheet), 2 * pairs, STILL_SIDE))
     except OSError as error:
         raise InputError(f"--out {path}: {error}") from error
     return len(names)
@@ -169,7 +169,7 @@ def write_walks(
         truncation=truncation,
     )
     side = MOVING_SIDE if n == 1 else STILL_SIDE
-    frames = (sample.enlarged_grid(sample.to_uint8(images).numpy(), asked.columns, side) for images in drawn)
+    frames = (grids.enlarged_grid(sample.to_uint8(images).numpy(), asked.columns, side) for images in drawn)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(moving.encoded(frames, path.suffix.lower()))
@@ -190,11 +190,11 @@ def _images(generator: LoadedGenerator, seed: int, n: int, path: Path, asked: _A
     ).numpy()
     if path.suffix.lower() == ".png":
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sample.grid_png(images, asked.columns, STILL_SIDE))
+        path.write_bytes(grids.grid_png(images, asked.columns, STILL_SIDE))
         return
     path.mkdir(parents=True, exist_ok=True)
     for index in range(n):
-        picture = sample.grid_png(images[index : index + 1], scale_to=1)
+        picture = grids.grid_png(images[index : index + 1], scale_to=1)
         of_class = "" if asked.label is None else f"-class{asked.label[index]}"
         of_text = "" if asked.caption is None else f"-text{asked.share[index]}"
         (path / f"seed{seed}-{index:06d}{of_class}{of_text}.png").write_bytes(picture)

@@ -7,12 +7,11 @@ has the same number of rows, because the last bits of a convolution depend on it
 from __future__ import annotations
 
 import copy
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,9 +25,6 @@ from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng
 from .seeds import derive_seed
 from .spec import DataSpec, Direction, sampled, spec_from_json, spec_to_json, ways
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 FORMAT = 1
 CHUNK = 64
@@ -240,8 +236,9 @@ def translate(
     chunk: int = CHUNK,
 ) -> Tensor:
     """Image i of the uint8 `sources_NCHW` translated, with noise of `indices`[i] of the seed: float32 on `device`."""
-    options = {"chunk": chunk, "sources": to_float(sources_NCHW), "direction": direction}
-    return torch.cat(list(draw(gan, generator, seed, indices, device, **options)))  # type: ignore[arg-type]
+    sources = to_float(sources_NCHW)
+    parts = draw(gan, generator, seed, indices, device, chunk=chunk, sources=sources, direction=direction)
+    return torch.cat(list(parts))
 
 
 def translate_image(
@@ -340,40 +337,3 @@ def refresh_batch_norm(gan: GAN, generator: nn.Module, device: torch.device | st
 def frozen_copy(generator: nn.Module) -> nn.Module:
     """A copy that never trains."""
     return copy.deepcopy(generator).requires_grad_(False).eval()
-
-
-def grid(images_NCHW: np.ndarray, columns: int | None = None) -> Image:
-    """A picture of uint8 images (N, C, H, W) side by side, row by row."""
-    from PIL import Image
-
-    n, channels, height, width = images_NCHW.shape
-    columns = columns or max(1, round(n**0.5))
-    rows = -(-n // columns)
-    canvas = np.zeros((rows * columns, channels, height, width), np.uint8)
-    canvas[:n] = images_NCHW
-    sheet = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
-    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
-
-
-def enlarged_grid(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> Image:
-    """`grid` with each image enlarged to at least `scale_to` pixels."""
-    from PIL import Image
-
-    picture = grid(images_NCHW, columns)
-    scale = max(1, -(-scale_to // max(images_NCHW.shape[2:])))
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-
-
-def side_by_side(images: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:
-    """Arrays (..., C, H, W) stacked, grey ones in three channels where others are in colour."""
-    channels = max(one.shape[-3] for one in images)
-    shapes = ((*one.shape[:-3], channels, *one.shape[-2:]) for one in images)
-    return np.stack([np.broadcast_to(one, shape) for one, shape in zip(images, shapes, strict=True)], axis)
-
-
-def grid_png(images_NCHW: np.ndarray, columns: int | None = None, scale_to: int = 64) -> bytes:
-    """A PNG of `enlarged_grid`."""
-    buffer = io.BytesIO()
-    enlarged_grid(images_NCHW, columns, scale_to).save(buffer, "PNG")
-    return buffer.getvalue()

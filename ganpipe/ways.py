@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from .gans.base import GAN
+from .grids import stacked
 from .prepare.manifest import Dataset, Table
-from .sample import side_by_side, to_uint8, translate
+from .sample import to_uint8, translate
 from .spec import Direction, ways
 
 Place = tuple[str, str]
@@ -82,4 +83,4 @@ def translations(gan: GAN, generator: nn.Module, way: Way, seed: int, n: int, de
     columns = [sources, to_uint8(made).cpu().numpy()]
     if way.partners is not None:
         columns.append(np.array(way.images(way.partners, "test")[:n]))
-    return side_by_side(columns, axis=1)
+    return stacked(columns, axis=1)

@@ -71,7 +71,7 @@ def local_log(settings: Settings) -> Path:
 
 
 def grid(store: Store, images_seen: int) -> None:
-    from ganpipe.sample import grid_png
+    from ganpipe.grids import grid_png
 
     png = grid_png(np.full((4, 1, 8, 8), images_seen % 256, np.uint8))
     store.write_bytes(f"runs/{RUN}/samples/kimg-{images_seen / 1000:010.3f}.png", png)

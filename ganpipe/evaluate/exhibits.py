@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..gans.base import Request
+from ..grids import grid
 from ..prepare.manifest import Dataset
 from ..refs import ClassShare
 from ..rng import SampleRng
-from ..sample import LoadedGenerator, draw, grid, to_uint8
+from ..sample import LoadedGenerator, draw, to_uint8
 from ..spec import Mixture, sampled
 from .fidelity import Features
 from .neighbours import nearest

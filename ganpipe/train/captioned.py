@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..sample import grid_png
+from ..grids import grid_png
 
 LETTERS, LINES = 34, 4
 """Of a caption beside its row, at most; the rest is cut off."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .. import sample
+from .. import grids, sample
 from ..gans.base import GAN
 from ..prepare.manifest import Dataset
 from ..seeds import derive_seed
@@ -38,7 +38,7 @@ def snapshot_picture(
         classes = min(class_count(spec), GRID_CLASSES)
         label = [number for number in range(classes) for _ in range(OF_A_CLASS)]
         parts = sample.draw(gan, generator, seed, list(range(OF_A_CLASS)) * classes, device, label)
-        return sample.grid_png(torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy(), OF_A_CLASS)
+        return grids.grid_png(torch.cat([sample.to_uint8(part) for part in parts]).cpu().numpy(), OF_A_CLASS)
     if "caption" in gan.columns(spec):
         texts = list(dict.fromkeys(dataset.texts("caption", "test")))[:GRID_CAPTIONS]
         caption = [text for text in texts for _ in range(OF_A_CLASS)]
@@ -49,10 +49,10 @@ def snapshot_picture(
         sheets = [translations(gan, generator, way, seed, TRANSLATED, device) for way in ways_of(dataset)]
         common = min(len(sheet) for sheet in sheets)
         sheet_NKCHW = np.concatenate([sheet[:common] for sheet in sheets], axis=1)
-        return sample.grid_png(sheet_NKCHW.reshape(-1, *sheet_NKCHW.shape[2:]), sheet_NKCHW.shape[1])
+        return grids.grid_png(sheet_NKCHW.reshape(-1, *sheet_NKCHW.shape[2:]), sheet_NKCHW.shape[1])
     if gan.output(spec) == "image":
         images = sample.draw_images(gan, generator, seed, GRID_SAMPLES, device)
-        return sample.grid_png(images.numpy())
+        return grids.grid_png(images.numpy())
 
     from ..plane import picture
 

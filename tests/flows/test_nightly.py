@@ -13,8 +13,8 @@ from tiny import tiny_raw
 from webhook import listening
 
 from ganpipe.errors import InputError, WorkFailed
+from ganpipe.grids import grid_png
 from ganpipe.quiet import quiet_orchestrator
-from ganpipe.sample import grid_png
 from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 from ganpipe.summary import markdown, summary

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ganpipe import morning, notes, register, trend
 from ganpipe.cli import main
+from ganpipe.grids import grid_png
 from ganpipe.refs import ModelRef
 from ganpipe.register import registry
-from ganpipe.sample import grid_png
 
 if TYPE_CHECKING:
     from .conftest import Factory
