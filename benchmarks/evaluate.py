@@ -23,6 +23,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch_fidelity
+import trained
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
@@ -199,19 +200,18 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--inception-images", type=int, default=48)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(None) as settings:
         config, store = load_config(CONFIG), open_store(settings.store)
         dataset = Dataset.open(store, prepare.run(config, settings).digest)
         digits = digits_case(dataset, store, settings, options.images)
-        inception = inception_case(digits, Path(home), options.inception_images)
+        inception = inception_case(digits, settings.home, options.inception_images)
         work = [("domain", digits, options.pairs), ("inception", inception, max(1, options.pairs // 3))]
         print("| extractor | images | metrics | cache | torch-fidelity s | ganpipe s | ratio (median of pairs) |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for name, case, pairs in work:
             sides = f"{len(case.generated_NCHW)} against {len(case.real_NCHW)}"
             for metrics, fid_inf in (("the same", False), ("all", True)):
-                for state, times in compare(case, pairs, Path(home), fid_inf).items():
+                for state, times in compare(case, pairs, settings.home, fid_inf).items():
                     theirs, ours = (statistics.median(side) for side in zip(*times, strict=True))
                     ratio = statistics.median(before / after for before, after in times)
                     print(f"| {name} | {sides} | {metrics} | {state} | {theirs:.2f} | {ours:.2f} | {ratio:.2f} |")

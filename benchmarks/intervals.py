@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import trained
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
@@ -34,7 +34,6 @@ from ganpipe.evaluate.protocol import Controls, Protocol
 from ganpipe.evaluate.scores import Measured, Reference, mean_of, measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.ranks import Ranks
-from ganpipe.settings import Settings
 from ganpipe.storage import open_store
 
 MANY = 20_000
@@ -167,8 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=200)
     repetitions = parser.parse_args().repetitions
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(None) as settings:
         store = open_store(settings.store)
         dataset = Dataset.open(store, prepare.run(load_config(CONFIG), settings).digest)
         extractor = build_extractor(find_weights("domain", dataset, store, settings))

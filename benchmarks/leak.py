@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import trained
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
@@ -77,7 +77,7 @@ def dataset_of(config: RunConfig, settings: Settings) -> Dataset:
     return Dataset.open(open_store(settings.store), prepare.run(config, settings).digest)
 
 
-def trained(config: RunConfig, seed: int, settings: Settings, run_id: str) -> Trainer:
+def finished(config: RunConfig, seed: int, settings: Settings, run_id: str) -> Trainer:
     """A training to its end."""
     config = load_config(config, [f"train.seed={seed}"])
     (work := settings.local_folder("work") / run_id).mkdir()
@@ -110,7 +110,7 @@ def orientation_reader(data: Dataset) -> tuple[Reader, float]:
 def rotated_share(p: float, kimg: float, seed: int, folder: Path, settings: Settings) -> tuple[float, float]:
     """Share of samples that are read as rotated after a training at p; the reader's own share of right answers."""
     config = configuration(folder, 1, kimg, {"ada": {"rotate90": 1}, "p": p})
-    trainer = trained(config, seed, settings, f"rotations-{p}-{seed}")
+    trainer = finished(config, seed, settings, f"rotations-{p}-{seed}")
     read, right = orientation_reader(trainer.dataset)
     samples = sample.draw_images(trainer.gan, trainer.ema.module, SAMPLE_SEED, SAMPLES)
     return float((read(samples[:, 0].numpy()) != 0).mean()), right
@@ -122,14 +122,14 @@ def course_of_p(
     """p and r_t = E[sign(D(real))], mean over each thousand images, of a training from p = 0.5 on."""
     p = {"start": 0.5, "over_kimg": kimg}
     config = configuration(folder, 3, kimg, {"ada": True, "p": p}, *more)
-    trained(config, seed, settings, run_id)
+    finished(config, seed, settings, run_id)
     path = settings.local_folder("work") / run_id / "metrics.jsonl"
     lines = [json.loads(line)["metrics"] for line in path.read_text().splitlines()]
     return [(line["augment/p"], line["augment/sign_real"]) for line in lines]
 
 
-def rotations(probabilities: list[float], kimg: float, seeds: int, home: Path, settings: Settings) -> None:
-    folder = write_digits(home / "digits")
+def rotations(probabilities: list[float], kimg: float, seeds: int, settings: Settings) -> None:
+    folder = write_digits(settings.home / "digits")
     print("| p of 90-degree rotations | samples read as rotated, by seed | CPU s a seed |\n| --- | --- | --- |")
     for p in probabilities:
         clock = time.process_time()
@@ -139,8 +139,8 @@ def rotations(probabilities: list[float], kimg: float, seeds: int, home: Path, s
     print(f"\nThe reader is right on {right:.1%} of held-out images in all four orientations.\n")
 
 
-def controller(seeds: int, home: Path, settings: Settings) -> None:
-    folder = cut(home / "crops", CROPS, side=32)
+def controller(seeds: int, settings: Settings) -> None:
+    folder = cut(settings.home / "crops", CROPS, side=32)
     print("| discriminator | seed | p at first, and after each quarter | r_t in each quarter | CPU s |")
     print("| --- | --- | --- | --- | --- |")
     for name, changes in (("as it comes", []), ("kept far ahead", [FAR_AHEAD])):
@@ -162,12 +162,11 @@ def main() -> None:
     parser.add_argument("--p", type=float, nargs="+", default=[0, 0.6, 0.8, 1])
     parser.add_argument("--kimg", type=float, default=60)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(None) as settings:
         if "rotations" in options.parts:
-            rotations(options.p, options.kimg, options.seeds, Path(home), settings)
+            rotations(options.p, options.kimg, options.seeds, settings)
         if "controller" in options.parts:
-            controller(options.seeds, Path(home), settings)
+            controller(options.seeds, settings)
 
 
 if __name__ == "__main__":

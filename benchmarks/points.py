@@ -13,11 +13,11 @@ import argparse
 import logging
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
+import trained
 
 from ganpipe import prepare, sample
 from ganpipe.config import RunConfig, load_config
@@ -91,8 +91,7 @@ def main() -> None:
     print(f"{SAMPLES:,} samples of the moving average at the end; median of {options.seeds} seeds (worst)\n")
     print("| data | objective | modes | within 3 sigma of a mode | mode_overlap | CPU s |")
     print("| --- | --- | --- | --- | --- | --- |")
-    with tempfile.TemporaryDirectory() as home:
-        settings = Settings.from_environment({"GANPIPE_HOME": home, "GANPIPE_TRACKING_URI": "off"})
+    with trained.at_home(None) as settings:
         for data in options.data:
             for objective in options.objectives:
                 rows = []

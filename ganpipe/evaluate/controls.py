@@ -101,10 +101,9 @@ def reference_and_controls(
     extractor: FeatureExtractorBase,
     store: Store,
     ranks: Ranks,
-    compute: Compute | None = None,
+    compute: Compute,
 ) -> tuple[Reference, list[ControlScores]]:
-    """The real side and the controls' scores under a protocol: from the store, or measured now and put there, by
-    `measured_real` unless told otherwise.
+    """The real side and the controls' scores under a protocol: from the store, or computed now and put there.
 
     All ranks measure together. A damaged copy in the store is measured again, with a warning. Of jobs that measure at
     the same time, all take what the first one has put there. Raises InputError when all real images have the same
@@ -114,7 +113,7 @@ def reference_and_controls(
     kept, damaged = ranks.from_main(lambda: _kept(store, key))
     if kept is not None:
         return kept
-    measured = (compute or measured_real)(dataset, protocol, extractor, ranks)
+    measured = compute(dataset, protocol, extractor, ranks)
     _require_finite(measured[1])
     return ranks.from_main(lambda: _keep(store, key, *measured, expected=damaged))
 

@@ -21,7 +21,7 @@ from . import RunRequest, ScoreRequest
 from .metrics import gate_metric, lower_is_better
 from .protocol import seeds
 from .report import write_pages, write_report
-from .scorer import Scorer
+from .scorer import Scorer, Seen
 from .translated import TranslationScorer
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def evaluate_run(config: RunConfig, run_id: str, settings: Settings, stop: StopS
     selection = seeds("select", config.evaluate.select_seeds)
     snapshots = scorer.score(list(_sound(found, scorer)), selection, "snapshots")
     best = best_snapshot(snapshots, metric)
-    scoring, seen = seeds("score", config.evaluate.score_seeds), dict[int, Any]()
+    scoring, seen = seeds("score", config.evaluate.score_seeds), Seen()
     report = EvalReport(
         run_id=run_id,
         dataset_digest=record.dataset.digest,
@@ -114,7 +114,7 @@ def score_checkpoints(
     metric = gate_metric(config)
     store = open_store(settings.store)
     scorer = scorer_of(config.evaluate, dataset_digest, store, settings, stop)
-    seen: dict[int, Any] = {}
+    seen = Seen()
     return ScoreSheet(
         protocol=scorer.protocol.model_dump(mode="json"),
         protocol_hash=scorer.protocol.hash,

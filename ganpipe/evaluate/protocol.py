@@ -137,8 +137,7 @@ class Protocol(BaseModel):
     phrasings: str | None = None
     """Of data whose captions' meaning is known: which sentences generators are asked with. None: of other data."""
     direction: Direction | None = None
-    """Of translations: test image i of its source side is what sample i is made of, the first one again after the last.
-    None: of other data."""
+    """Of translations: test image i of its source side is what sample i is made of. None: of other data."""
     likeness: str | None = None
     """What measures translations beside their targets, where these are known. None: of other data."""
     back: Protocol | None = None

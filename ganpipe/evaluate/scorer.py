@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from ..settings import Settings
 from ..spec import sampled, ways
 from ..storage import Store
 from .asked import captions_asked, classes_asked
-from .controls import reference_and_controls
+from .controls import measured_real, reference_and_controls
 from .diagnostics import Real, diagnose
 from .exhibits import Exhibits, make_exhibits
 from .extractors import build_extractor, feature_dim, find_weights
@@ -39,8 +39,10 @@ from .told import can_be_told, text_scores
 log = logging.getLogger(__name__)
 
 
-Job = tuple[Callable[[CheckpointRef], LoadedGenerator], CheckpointRef, int, dict[int, Any] | None]
-"""How checkpoints are loaded, one of them, a sample seed, and what is to be filled with the features, by seed."""
+Seen = dict[int, tuple[Features, ...]]
+"""Features of a checkpoint's samples, by seed: of translations, of each direction."""
+Job = tuple[Callable[[CheckpointRef], LoadedGenerator], CheckpointRef, int, Seen | None]
+"""How checkpoints are loaded, one of them, a sample seed, and what is to be filled with the features."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Scorer:
         shape = sampled(dataset.spec()).shape
         require_enough(config, dataset, feature_dim(extractor, shape, ranks.device))
         protocol = todays_protocol(config, dataset, weights)
-        reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks)
+        reference, controls = reference_and_controls(dataset, protocol, extractor, store, ranks, measured_real)
         return cls(protocol, extractor, reference, controls, dataset, store, ranks, stop or StopSignal())
 
     def score(
@@ -83,11 +85,11 @@ class Scorer:
         checkpoints: Sequence[CheckpointRef],
         sample_seeds: list[int],
         what: str,
-        seen: dict[int, Any] | None = None,
+        seen: Seen | None = None,
     ) -> list[SnapshotScores]:
         """Scores of each checkpoint: each seed's and their mean. NaN when it makes NaN instead of images.
 
-        `seen` is filled with the features of the first one's samples, by seed. Raises InputError when its images are
+        `seen` is filled with the features of the first one's samples. Raises InputError when its images are
         not of the data set's shape, CorruptObject when its file is damaged.
         """
         load = lru_cache(maxsize=1)(self._load)
@@ -105,11 +107,17 @@ class Scorer:
             broken = all(math.isnan(score) for score in means.scores.values())
             names = measured if broken else means.scores
             by_seed = {metric: [row.scores.get(metric, math.nan) for row in of_seeds] for metric in names}
-            rest = means.model_dump(exclude={"format"})
-            rest["scores"] = {metric: means.scores.get(metric, math.nan) for metric in names}
-            by_half = {} if self.INDEPENDENT_SEEDS else values_on_halves(of_seeds)
-            of_this = {"checkpoint": checkpoint, "by_seed": by_seed, "by_half": by_half, "seeds": sample_seeds}
-            scored.append(SnapshotScores(**of_this, **rest))
+            scored.append(
+                SnapshotScores(
+                    checkpoint=checkpoint,
+                    scores={metric: means.scores.get(metric, math.nan) for metric in names},
+                    intervals=means.intervals,
+                    by_class=means.by_class,
+                    by_seed=by_seed,
+                    by_half={} if self.INDEPENDENT_SEEDS else values_on_halves(of_seeds),
+                    seeds=sample_seeds,
+                )
+            )
         return scored
 
     def _measured(self, jobs: Sequence[Job], what: str) -> list[Measured]:
@@ -117,7 +125,7 @@ class Scorer:
         sets = [partial(self._features, *job) for job in jobs]
         return measure_all(sets, self.reference, self.protocol, self.ranks, what)
 
-    def diagnose(self, seen: dict[int, Any], sample_seeds: list[int]) -> Diagnostics | None:
+    def diagnose(self, seen: Seen, sample_seeds: list[int]) -> Diagnostics | None:
         """Alarms of the samples that these features are of; None of points, and when some seed made NaN."""
         if self.protocol.extractor == POINT_EXTRACTOR or len(seen) < len(sample_seeds):
             return None
@@ -125,7 +133,7 @@ class Scorer:
         if (label := self.dataset.spec().get("label")) is not None:
             labels = self.dataset.column("label", "train")[: len(real.train_ND)]
             real = replace(real, labels_N=torch.from_numpy(np.array(labels)), names=label.vocabulary or ())
-        generated_ND = torch.cat([seen[seed].features_ND for seed in sample_seeds])
+        generated_ND = torch.cat([seen[seed][0].features_ND for seed in sample_seeds])
         return self.ranks.from_main(lambda: diagnose(generated_ND, real))
 
     def file(self, checkpoint: CheckpointRef) -> Path:
@@ -153,7 +161,7 @@ class Scorer:
         load: Callable[[CheckpointRef], LoadedGenerator],
         checkpoint: CheckpointRef,
         seed: int,
-        seen: dict[int, Features] | None,
+        seen: Seen | None,
     ) -> Features:
         """Of samples 0, ..., n_generated - 1 of the seed. Raises NotFinite when there are none."""
         loaded, n = load(checkpoint), self.protocol.n_generated
@@ -182,16 +190,16 @@ class Scorer:
             raise
         features = replace(features, classes=classes, captions=texts, told=told)
         if seen is not None:
-            seen[seed] = features
+            seen[seed] = (features,)
         return features
 
     def warn_of(self, checkpoint: CheckpointRef) -> None:
         """Say that a checkpoint has no scores, and why."""
         log.warning("%s makes NaN or infinite pixels: it has no scores", checkpoint.prefix)
 
-    def exhibits(self, checkpoint: CheckpointRef, seen: dict[int, Any], seed: int) -> Exhibits | None:
+    def exhibits(self, checkpoint: CheckpointRef, seen: Seen, seed: int) -> Exhibits | None:
         """What there is to show of the checkpoint that these features are of, to one process; None when it made NaN."""
         if seed not in seen:
             return None
         loaded = self._load(checkpoint)
-        return make_exhibits(loaded, seen[seed], self.reference, self.dataset, self.protocol, seed)
+        return make_exhibits(loaded, seen[seed][0], self.reference, self.dataset, self.protocol, seed)

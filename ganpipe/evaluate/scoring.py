@@ -20,7 +20,7 @@ from ..settings import Settings
 from ..spec import sampled
 from ..storage import Store, open_store, scratch_folder
 from . import known
-from .controls import reference_and_controls
+from .controls import measured_real, reference_and_controls
 from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import (
     MAX_REFERENCE,
@@ -213,7 +213,7 @@ def _reference(
     if dataset is not None:
         config = EvaluateConfig(protocol=protocol, extractor=weights.extractor, num_samples=n_generated)
         measured_by = todays_protocol(config, dataset, weights)
-        return *reference_and_controls(dataset, measured_by, extractor, store, Ranks()), measured_by
+        return *reference_and_controls(dataset, measured_by, extractor, store, Ranks(), measured_real), measured_by
     measured_by = protocol_of(
         Counts(len(real), n_generated, n_generated),
         real.digest,

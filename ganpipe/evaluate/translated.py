@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -37,7 +37,7 @@ from .fidelity import Features, NotFinite, extract, require_enough, rows_of, tod
 from .metrics import ONE_WAY, base_name, one_way
 from .protocol import Protocol
 from .resampling import Estimate
-from .scorer import Job, Scorer
+from .scorer import Job, Scorer, Seen
 from .scores import Measured, Reference, mean_of, measure_all
 
 MEAN_IMAGES = 4096
@@ -65,6 +65,8 @@ class TranslationScorer(Scorer):
 
     INDEPENDENT_SEEDS = False
     sides: tuple[Side, ...] = ()
+    newest: dict[Direction, tuple[str, Features]] = field(default_factory=dict)
+    """Prefix of the checkpoint translated with last, and what it made: without noise the same on every seed."""
 
     @classmethod
     def prepare(
@@ -118,23 +120,32 @@ class TranslationScorer(Scorer):
         load: Callable[[CheckpointRef], LoadedGenerator],
         checkpoint: CheckpointRef,
         seed: int,
-        seen: dict[int, tuple[Features, ...]] | None,
+        seen: Seen | None,
     ) -> Features:
         """Of the translations of test images 0, ..., n_generated - 1. Raises NotFinite when there are none."""
-        loaded, way, n = load(checkpoint), side.way, side.protocol.n_generated
-        sources, answers = way.images(way.sources, "test"), _answers(way)
+        loaded, direction = load(checkpoint), side.way.direction
+        before, features = self.newest.get(direction, ("", None))
+        if features is None or before != checkpoint.prefix or loaded.gan.noisy():
+            features = self._features_of(loaded, checkpoint, side, seed)
+            self.newest[direction] = checkpoint.prefix, features
+        if seen is not None:
+            seen[seed] = (*seen.get(seed, ()), features)
+        return features
+
+    def _features_of(self, loaded: LoadedGenerator, checkpoint: CheckpointRef, side: Side, seed: int) -> Features:
+        way = side.way
+        sources, answers = rows_of(way.images(way.sources, "test")), _answers(way)
         back = next((direction for direction in loaded.directions if direction != way.direction), None)
         found: dict[int, dict[str, Tensor]] = {}
 
         def images(rows: slice) -> Tensor:
-            numbers = range(rows.start, rows.stop)
-            given = _rows(sources, numbers)
-            options = loaded.gan, loaded.module, seed, numbers
+            given = sources(rows)
+            options = loaded.gan, loaded.module, seed, range(rows.start, rows.stop)
             made = translate(*options, given, way.direction, self.ranks.device, side.protocol.chunk)
             if not made.isfinite().all():
                 raise NotFinite
             shown = to_uint8(made)
-            beside = {} if answers is None else partners.beside(shown, _rows(answers, numbers).to(shown.device))
+            beside = {} if answers is None else partners.beside(shown, answers(rows).to(shown.device))
             if back is not None:
                 returned = translate(*options, shown.cpu(), back, self.ranks.device, side.protocol.chunk)
                 beside |= partners.there_and_back(to_float(given), returned.cpu())
@@ -142,16 +153,14 @@ class TranslationScorer(Scorer):
             return shown
 
         try:
+            n = side.protocol.n_generated
             features = extract(side.extractor, n, images, self.ranks, "translations", self.stop)
         except NotFinite:
             self.warn_of(checkpoint)
             raise
-        features = _with_answers(features, way, self.ranks, found)
-        if seen is not None:
-            seen[seed] = (*seen.get(seed, ()), features)
-        return features
+        return _with_answers(features, way, self.ranks, found)
 
-    def diagnose(self, seen: dict[int, tuple[Features, ...]], sample_seeds: list[int]) -> Diagnostics | None:
+    def diagnose(self, seen: Seen, sample_seeds: list[int]) -> Diagnostics | None:
         """Alarms of all directions: of each the raised one, or the first."""
         if any(len(seen.get(seed, ())) < len(self.sides) for seed in sample_seeds):
             return None
@@ -174,7 +183,7 @@ class TranslationScorer(Scorer):
                 alarms.append(worse.model_copy(update={"detail": f"{direction}: {worse.detail}"}))
         return found[0].model_copy(update={"alarms": alarms, "classes": []})
 
-    def exhibits(self, checkpoint: CheckpointRef, seen: dict[int, tuple[Features, ...]], seed: int) -> Exhibits | None:
+    def exhibits(self, checkpoint: CheckpointRef, seen: Seen, seed: int) -> Exhibits | None:
         if seed not in seen:
             return None
         loaded = self._load(checkpoint)
@@ -262,22 +271,17 @@ def _with_counts(found: Sequence[Way], config: EvaluateConfig) -> list[tuple[Way
     ]
 
 
-def _rows(images_NCHW: np.ndarray, numbers: range) -> Tensor:
-    """Some of the images, the first one again after the last."""
-    return torch.from_numpy(np.array(images_NCHW[[number % len(images_NCHW) for number in numbers]]))
-
-
-def _answers(way: Way) -> np.ndarray | None:
-    return None if way.partners is None else way.images(way.partners, "test")
+def _answers(way: Way) -> Callable[[slice], Tensor] | None:
+    return None if way.partners is None else rows_of(way.images(way.partners, "test"))
 
 
 def _with_answers(features: Features, way: Way, ranks: Ranks, found: dict[int, dict[str, Tensor]]) -> Features:
     """With the class that each translation should show, and how it compares, from the chunks of all ranks."""
-    labels, n = way.labels("test"), len(features)
+    labels = way.labels("test")
     parts = {start: part for of_rank in ranks.gather(found) for start, part in of_rank.items()}
     in_order = [parts[start] for start in sorted(parts)]
     beside = {name: torch.cat([part[name] for part in in_order]) for name in in_order[0]}
-    classes = None if labels is None else tuple(labels[number % len(labels)] for number in range(n))
+    classes = None if labels is None else labels[: len(features)]
     return replace(features, classes=classes, beside=beside)
 
 
@@ -296,29 +300,28 @@ def measured_real(
         held_out = replace(held_out, classes=domain.labels_of(way.view(), protocol.held_out)[: len(held_out)])
     reference = Reference.of(known, protocol, held_out, classes)
     train = real if protocol.reference_split == "train" else others
-    sources, answers, n = way.images(way.sources, "test"), _answers(way), protocol.n_generated
+    sources, answers, n = rows_of(way.images(way.sources, "test")), _answers(way), protocol.n_generated
     mean_CHW = torch.from_numpy(train[:MEAN_IMAGES].mean(0)).round().to(torch.uint8)
 
-    def random_targets(index: int, numbers: range) -> Tensor:
+    def random_targets(index: int, rows: slice) -> Tensor:
         generator = generator_for("cpu", "control", "resampled_train", index)
         drawn = torch.randint(len(train), (n,), generator=generator)
-        return torch.from_numpy(np.array(train[drawn[numbers.start : numbers.stop].numpy()]))
+        return torch.from_numpy(np.array(train[drawn[rows].numpy()]))
 
-    makers: dict[str, list[Callable[[range], Tensor]]] = {
-        "identity": [lambda numbers: _rows(sources, numbers)],
-        "constant_mean": [lambda numbers: mean_CHW.expand(len(numbers), -1, -1, -1).clone()],
+    makers: dict[str, list[Callable[[slice], Tensor]]] = {
+        "identity": [sources],
+        "constant_mean": [lambda rows: mean_CHW.expand(rows.stop - rows.start, -1, -1, -1).clone()],
         "resampled_train": [partial(random_targets, index) for index in range(protocol.controls.draws)],
     }
     if answers is not None and way.partners != way.targets:
-        makers["inversion"] = [lambda numbers: 255 - _rows(sources, numbers)]
+        makers["inversion"] = [lambda rows: 255 - sources(rows)]
 
-    def features_of(maker: Callable[[range], Tensor], what: str) -> Features:
+    def features_of(maker: Callable[[slice], Tensor], what: str) -> Features:
         found: dict[int, dict[str, Tensor]] = {}
 
         def images(rows: slice) -> Tensor:
-            numbers = range(rows.start, rows.stop)
-            made = maker(numbers)
-            found[rows.start] = {} if answers is None else partners.beside(made, _rows(answers, numbers))
+            made = maker(rows)
+            found[rows.start] = {} if answers is None else partners.beside(made, answers(rows))
             return made
 
         return _with_answers(extract(extractor, n, images, ranks, what), way, ranks, found)

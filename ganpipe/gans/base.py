@@ -143,6 +143,10 @@ class GAN(ABC):
         """The least height or width from `pixels` on that images to translate may have, for such data."""
         return pixels
 
+    def noisy(self) -> bool:
+        """Whether what is made of one request differs from seed to seed."""
+        return True
+
     def requirements(self) -> frozenset[str]:
         """Packages that its generator needs to be loaded, beside those that all recipes do."""
         return frozenset()

@@ -58,6 +58,9 @@ class CycleGAN(Translation):
     def padded(self, pixels: int, spec: DataSpec) -> int:
         return max(pixels + -pixels % MULTIPLE, SMALLEST)
 
+    def noisy(self) -> bool:
+        return False
+
     def build_networks(self, spec: DataSpec) -> Networks:
         (of_a, resolution, _), (of_b, _, _) = image_shape(spec, "a"), image_shape(spec, "b")
         self.check_resolution(resolution)

@@ -44,6 +44,9 @@ class Pix2Pix(Translation):
     def padded(self, pixels: int, spec: DataSpec) -> int:
         return pixels + -pixels % image_shape(spec, "source")[1]
 
+    def noisy(self) -> bool:
+        return self.config.dropout
+
     def absolute_logits(self) -> bool:
         return self.config.objective != "l1" and super().absolute_logits()
 

@@ -24,7 +24,7 @@ from ganpipe.evaluate.exhibits import Picture
 from ganpipe.evaluate.fidelity import Features
 from ganpipe.evaluate.metrics import gate_metric, lower_is_better
 from ganpipe.evaluate.protocol import Protocol
-from ganpipe.evaluate.scorer import Scorer
+from ganpipe.evaluate.scorer import Scorer, Seen
 from ganpipe.evaluate.scores import Reference, mean_of, measure
 from ganpipe.prepare.manifest import Dataset
 from ganpipe.refs import CheckpointRef, EvalReport
@@ -114,17 +114,17 @@ def test_what_is_shown_is_what_was_scored(
 ) -> None:
     settings, dataset, (first, _) = run
     scorer = Scorer.prepare(CONFIG.evaluate, dataset.digest, open_store(settings.store), settings)
-    seen: dict[int, Features] = {}
+    seen = Seen()
     scorer.score([first], [11], "one", seen)
     shown = scorer.exhibits(first, seen, 11)
-    assert shown is not None and shown.samples is not None and seen[11].classes is not None
+    assert shown is not None and shown.samples is not None and seen[11][0].classes is not None
 
     def cells(picture: Picture) -> np.ndarray:
         """(rows, columns, 16, 16), without the line behind each image."""
         sheet = np.array(Image.open(io.BytesIO(picture.data)))
         return sheet.reshape(sheet.shape[0] // 17, 17, -1, 17).swapaxes(1, 2)[:, :, :16, :16]
 
-    asked = loaded.class_numbers(seen[11].classes[:64])
+    asked = loaded.class_numbers(seen[11][0].classes[:64])
     scored = draw_images(loaded.gan, loaded.module, 11, 64, label=asked)[:, 0].numpy()
     assert (cells(shown.samples).reshape(64, 16, 16) == scored).all()
     for pair in shown.first:

@@ -111,7 +111,7 @@ def test_same_seeds_same_scores_from_the_cached_reference(
     run: tuple[Settings, list[CheckpointRef]], report: EvalReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, checkpoints = run
-    monkeypatch.setattr(controls, "measured_real", lambda *_: pytest.fail("the reference is in the store"))
+    monkeypatch.setattr(scorer, "measured_real", lambda *_: pytest.fail("the reference is in the store"))
     sheet = process.score_checkpoints(
         CONFIG, report.dataset_digest, checkpoints[::-1], report.snapshots[0].seeds, settings
     )
@@ -158,7 +158,7 @@ def test_jobs_that_measure_at_once_agree(
         meeting.wait(60)
         return reference, [score.model_copy(update={"n": next(turns)}) for score in scores]
 
-    monkeypatch.setattr(controls, "measured_real", computed_together)
+    monkeypatch.setattr(scorer, "measured_real", computed_together)
 
     def prepare(_: int) -> Scorer:
         return Scorer.prepare(CONFIG.evaluate, report.dataset_digest, store, run[0])

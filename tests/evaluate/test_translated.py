@@ -16,7 +16,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tiny import pairs_raw, sides_raw, tiny_raw
 
-from ganpipe import prepare
+from ganpipe import evaluate, prepare
 from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError, WorkFailed
 from ganpipe.evaluate import partners, process
@@ -89,6 +89,33 @@ def test_scores_beside_partners_are_those_of_the_library() -> None:
     assert float(same["ssim"].min()) == pytest.approx(1) and not same["l1"].any()
     small = partners.beside(torch.from_numpy(images[..., :8, :8]), torch.from_numpy(images[..., :8, :8]))
     assert float(small["ssim"].mean()) == pytest.approx(1)
+
+
+def test_lpips_is_refused_without_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = load_config(pairs_raw() | {"register": {"model": "x", "metric": "lpips"}})
+    with pytest.raises(InputError, match=r"weights-vgg16-lpips\.pth"):
+        evaluate.check(config, Settings(home=tmp_path, store=f"file://{tmp_path}/store", tracking_uri="off"))
+
+
+@pytest.mark.slow
+def test_lpips_with_weights_of_its_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random ones, as the published are not there: nothing from an image to itself, more the more it differs."""
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    weights, vgg16 = (tmp_path / "hub" / "checkpoints" / name for name in partners.LPIPS_FILES)
+    torch.save(torchvision.models.vgg16().state_dict(), vgg16)
+    lins = {f"lin{number}.model.1.weight": torch.rand(1, channels, 1, 1)
+            for number, channels in enumerate((64, 128, 256, 512, 512))}  # fmt: skip
+    torch.save(lins, weights)
+    assert "LPIPS" in partners.likeness()
+    image = torch.randint(0, 256, (1, 1, 32, 32), dtype=torch.uint8)
+    beside = torch.cat([image, (image + 3).clamp(max=255), 255 - image])
+    same, near, far = partners.beside(image.expand(3, -1, -1, -1), beside)["lpips"].tolist()
+    assert abs(same) < 1e-6 < near < far
+    assert "lpips" not in partners.beside(image[..., :8, :8], image[..., :8, :8])
 
 
 @pytest.mark.parametrize("kind", KINDS)
