@@ -292,12 +292,41 @@ def _workers(pictures: int) -> Iterator[tuple[Executor, int]]:
     # Not forked: the threads of torch and of progress bars may hold locks that a fork would never see released.
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    with ours, theirs, ProcessPoolExecutor(cores, context, _begin_worker, (theirs,)) as processes:
+    with ours, theirs, _Processes(cores, context, _begin_worker, (theirs,)) as processes:
         try:
             yield processes, cores
         except BaseException:
             ours.close()
             raise
+
+
+class _Processes(ProcessPoolExecutor):
+    """A pool whose processes start whole or not at all."""
+
+    def submit(self, *task: Any, **options: Any) -> Future[Any]:
+        with _uninterrupted():
+            return super().submit(*task, **options)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, and never reaches a process that was started in it.
+
+    Half started, a process dies with a traceback, or the pool waits for it for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    waiting: list[int] = []
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
