@@ -55,7 +55,7 @@ def test_the_package_is_named_by_its_sources(tmp_path: Path) -> None:
 def test_requirements_are_pinned_and_few(served: tuple[Any, Path]) -> None:
     lines = package.requirements(sample.load_generator(served[1]))
     assert {line.partition("==")[0] for line in lines} == {
-        "mlflow", "numpy", "pandas", "pillow", "pydantic", "safetensors", "torch",
+        "mlflow", "numpy", "pandas", "pydantic", "safetensors", "torch",
     }  # fmt: skip
     assert all("==" in line and "+" not in line for line in lines)
 
