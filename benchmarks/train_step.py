@@ -5,7 +5,7 @@
 
 The first prints the two ratios that matter: ganpipe's step / the plain step, and the whole training loop (metrics,
 schedules, progress bar; no snapshot falls into the window) / ganpipe's own bare step. The second prints a row for each
-config, on random images of its size: speed, memory, and what the time goes into. R1, R2 and path lengths are what a
+config, on digits of its size: speed, memory, and what the time goes into. R1, R2 and path lengths are what a
 step costs over one without them.
 """
 
@@ -16,61 +16,50 @@ import multiprocessing
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
+import trained
 from plain_dcgan import make_step
 
+from ganpipe import prepare
 from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError
 from ganpipe.launch import StopSignal
-from ganpipe.prepare.manifest import DataManifest, Dataset, Table
+from ganpipe.prepare.manifest import Dataset
 from ganpipe.prepareconfig import PrepareConfig
 from ganpipe.refs import CheckpointRef
-from ganpipe.spec import Column
 from ganpipe.storage import open_store
 from ganpipe.train.trainer import Trainer
 
 BATCH = 64
-ROWS = 2048
 CONFIG = Path(__file__).parents[1] / "configs" / "hw06-dcgan.yaml"
-
-
-CLASSES = 10
 NEVER = 10**9
 ROUNDS = 3
 
 
-def noise_dataset(folder: Path, channels: int = 3, resolution: int = 64) -> Dataset:
-    """Random images and classes: a step costs the same whatever they show."""
-    rng = np.random.default_rng(0)
-    shape = (channels, resolution, resolution)
-    values = {
-        "image": rng.integers(0, 256, (ROWS, *shape), np.uint8),
-        "label": rng.integers(0, CLASSES, ROWS, np.int64),
-    }
-    columns, files = {}, {}
-    for name, rows in values.items():
-        shard = f"main.{name}-00000.npy"
-        np.save(folder / shard, rows)
-        files[shard] = folder / shard
-        columns[name] = Column(
-            kind=name,  # type: ignore[arg-type]
-            dtype=str(rows.dtype),
-            shape=rows.shape[1:],
-            range=(0, 255) if name == "image" else None,
-            vocabulary=tuple(map(str, range(CLASSES))) if name == "label" else None,
-            shards=(shard,),
-        )
-    splits = {"test": (0, 0), "extractor": (0, 0), "train": (0, ROWS)}
-    table = Table(rows=ROWS, splits=splits, columns=columns)  # type: ignore[arg-type]
-    return Dataset(DataManifest(digest="noise", preparation={}, tables={"main": table}), files)
+def on_digits(config: RunConfig) -> RunConfig:
+    """The same, of the project's own digits where its images are files elsewhere: a step costs the same."""
+    assert isinstance(config.prepare, PrepareConfig), f"{config.name} makes no images"
+    if config.prepare.source.name.endswith("digits"):
+        return config
+    name = "restyled_digits" if "a" in config.prepare.columns else "digits"
+    pairs = ["prepare.derive=mask"] if config.prepare.paired else []
+    return load_config(config, [f"prepare.source={{name: {name}}}", *pairs])
+
+
+@contextmanager
+def training(config: RunConfig) -> Iterator[Callable[[RunConfig], Trainer]]:
+    """Makes trainers, on the data of one config."""
+    with trained.at_home(None) as settings:
+        store = open_store(settings.store)
+        dataset = Dataset.open(store, prepare.run(config, settings).digest)
+        yield lambda one: Trainer(one, dataset, "benchmark", store, settings.home)
 
 
 def images_per_second(step: Callable[[], object], steps: int) -> float:
@@ -128,17 +117,14 @@ def without_lazy_penalties(config: RunConfig) -> RunConfig:
 
 def recipe_row(path: str, overrides: list[str], steps: int) -> str:
     """Of one config. Memory is what this process came to hold at most; on a GPU, what torch took there."""
-    config = load_config(path, [*overrides, "train.seed=0"])
-    assert isinstance(config.prepare, PrepareConfig), f"{path} makes no images"
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        dataset = noise_dataset(folder, config.prepare.channels, config.prepare.resolution)
-        store, before = open_store(f"file://{folder}/store"), peak_mib()
-        trainer = Trainer(config, dataset, "benchmark", store, folder)
+    config = on_digits(load_config(path, [*overrides, "train.seed=0"]))
+    with training(config) as trainer_of:
+        before = peak_mib()
+        trainer = trainer_of(config)
         phase_seconds(trainer, steps)
         on_gpu = trainer.device.type == "cuda"
         memory = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_mib() - before
-        plain = Trainer(without_lazy_penalties(config), dataset, "benchmark", store, folder)
+        plain = trainer_of(without_lazy_penalties(config))
         plain.step()  # step 0 is a multiple of everything
         rounds = [(phase_seconds(trainer, steps), phase_seconds(plain, steps)) for _ in range(ROUNDS)]
     full, bare = (
@@ -181,12 +167,10 @@ def main() -> None:
     if options.recipes:
         recipes(options.recipes, options.overrides, options.steps)
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        config: RunConfig = load_config(CONFIG, ["train.seed=0"])
-        dataset = noise_dataset(folder)
-        trainer = Trainer(config, dataset, "benchmark", open_store(f"file://{folder}/store"), folder)
-        plain = make_step(torch.from_numpy(dataset.column("image", "train").copy()), BATCH)
+    config = on_digits(load_config(CONFIG, ["train.seed=0"]))
+    with training(config) as trainer_of:
+        trainer = trainer_of(config)
+        plain = make_step(torch.from_numpy(trainer.dataset.column("image", "train").copy()), BATCH)
         for step in (plain, trainer.step):
             images_per_second(step, 2)
         rows = []
