@@ -19,8 +19,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.slow
 def test_half_a_digit_becomes_a_whole_one(settings: Settings) -> None:
     overrides = ["train.seed=1", "train.stop.kimg=4", "train.snapshot_kimg=4"]
-    one = trained.run(load_config(CONFIGS / "digits-pix2pix.yaml", overrides), settings)
+    one, blurred = (
+        trained.run(load_config(CONFIGS / "digits-pix2pix.yaml", [*overrides, f"gan.objective={name}"]), settings)
+        for name in ("both", "l1")
+    )
     found, controls = one.best.scores, {name: control.scores for name, control in one.controls.items()}
+    assert found["fid_domain"] < 0.85 * blurred.best.scores["fid_domain"]
     assert found["label_accuracy_domain"] > 0.8 > 2 * controls["identity"]["label_accuracy_domain"]
     assert found["l1"] < 0.5 * controls["constant_mean"]["l1"]
     assert found["fid_domain"] < 0.2 * controls["identity"]["fid_domain"]
