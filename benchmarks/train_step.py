@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import trained
@@ -41,6 +42,7 @@ BATCH = 64
 CONFIG = Path(__file__).parents[1] / "configs" / "hw06-dcgan.yaml"
 NEVER = 10**9
 ROUNDS = 3
+T = TypeVar("T")
 
 
 def on_digits(config: RunConfig) -> RunConfig:
@@ -53,12 +55,19 @@ def on_digits(config: RunConfig) -> RunConfig:
     return load_config(config, [f"prepare.source={{name: {name}}}", *pairs])
 
 
+def alone(function: Callable[..., T], *arguments: object) -> T:
+    """What a new process makes of a call."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
 @contextmanager
 def training(config: RunConfig) -> Iterator[Callable[[RunConfig], Trainer]]:
-    """Makes trainers, on the data of one config."""
+    """Makes trainers, on the data of one config. A process of its own prepares them, so that memory is training's."""
     with trained.at_home(None) as settings:
         store = open_store(settings.store)
-        dataset = Dataset.open(store, prepare.run(config, settings).digest)
+        digest = alone(prepare.run, config, settings).digest
+        dataset = Dataset.open(store, digest)
         yield lambda one: Trainer(one, dataset, "benchmark", store, settings.home)
 
 
@@ -153,8 +162,7 @@ def recipes(paths: list[str], overrides: list[str], steps: int) -> None:
     print("| config | batch | images/s | memory, MiB | D | G | R1, R2, path lengths | rest |")
     print(f"|{' --- |' * 8}")
     for path in paths:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            print(pool.submit(recipe_row, path, overrides, steps).result(), flush=True)
+        print(alone(recipe_row, path, overrides, steps), flush=True)
 
 
 def main() -> None:

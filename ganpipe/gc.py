@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from . import retention
-from .config import KeepConfig
 from .errors import GanpipeError
+from .registerconfig import KeepConfig
 from .runs import open_run, read_state, run_ids
 from .storage import MANIFEST, ObjectInfo, Store
 

@@ -86,8 +86,8 @@ def pull(args: argparse.Namespace, settings: Settings) -> Outcome:
 
 
 def gc(args: argparse.Namespace, settings: Settings) -> Outcome:
-    from .config import KeepConfig
     from .gc import find_garbage
+    from .registerconfig import KeepConfig
     from .storage import open_store
 
     given = {name: value for name in ("last", "best") if (value := getattr(args, f"keep_{name}")) is not None}

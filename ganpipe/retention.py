@@ -6,11 +6,12 @@ import logging
 import math
 from collections.abc import Collection, Sequence
 
-from .config import KeepConfig, RunConfig
+from .config import RunConfig
 from .errors import WorkFailed
 from .evaluate.metrics import lower_is_better
 from .refs import CheckpointRef, EvalReport, SnapshotScores
 from .register import audit
+from .registerconfig import KeepConfig
 from .runs import RunRecord, checkpoints, read_state, reports, run_ids
 from .settings import Settings
 from .storage import Store, open_store

@@ -14,12 +14,13 @@ from tiny import tiny_raw
 
 from ganpipe import night, prepare, retention, runs
 from ganpipe.cli import main
-from ganpipe.config import KeepConfig, RunConfig, load_config
+from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError
 from ganpipe.launch import StopSignal
 from ganpipe.night import new_record
 from ganpipe.refs import CheckpointRef, EvalReport, ModelRef, SnapshotScores
 from ganpipe.register import audit
+from ganpipe.registerconfig import KeepConfig
 from ganpipe.settings import Settings
 from ganpipe.storage import Store
 from ganpipe.train import process

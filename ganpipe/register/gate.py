@@ -6,10 +6,10 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from ..config import RegisterConfig, Requirement
 from ..errors import InputError
 from ..evaluate.metrics import default_metric, lower_is_better
 from ..refs import Check, ControlScores, Diagnostics, SnapshotScores
+from ..registerconfig import RegisterConfig, Requirement
 
 STANDARD_ERRORS = 3
 """By so many standard errors a candidate must be ahead: gates run every night, and 5 % of them wrong is too many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from ..config import StopConfig
+from ..trainconfig import StopConfig
 from . import alarms
 from .checkpoint import Progress
 

@@ -37,7 +37,8 @@ def test_prepared_already_takes_no_second_and_loads_no_library(
     program = """
 import sys, time
 from ganpipe import prepare
-from ganpipe.config import RunConfig, TrainConfig
+from ganpipe.config import RunConfig
+from ganpipe.trainconfig import TrainConfig
 from ganpipe.evaluateconfig import EvaluateConfig
 from ganpipe.prepareconfig import PrepareConfig
 from ganpipe.settings import Settings

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ganpipe.config import RegisterConfig
 from ganpipe.errors import InputError
 from ganpipe.refs import Alarm, CheckpointRef, ControlScores, Diagnostics, SnapshotScores
 from ganpipe.register.gate import judge
+from ganpipe.registerconfig import RegisterConfig
 
 CHECKPOINT = CheckpointRef(run_id="r", images_seen=1, prefix="runs/r/checkpoints/kimg-1", generator_sha256="0")
 CONTROLS = [

@@ -16,13 +16,14 @@ from tiny import points_raw
 
 from ganpipe import plane, sample
 from ganpipe.cli import main
-from ganpipe.config import RegisterConfig, load_config
+from ganpipe.config import load_config
 from ganpipe.gans.classic import Classic
 from ganpipe.night import night
 from ganpipe.prepare.mixtures import MIXTURES
 from ganpipe.refs import CheckpointRef, ControlScores, SnapshotScores
 from ganpipe.register import package
 from ganpipe.register.gate import judge
+from ganpipe.registerconfig import RegisterConfig
 from ganpipe.settings import Settings
 from ganpipe.spec import Column
 from ganpipe.storage import open_store

@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from ganpipe.config import StopConfig
 from ganpipe.train.ending import deadline
+from ganpipe.trainconfig import StopConfig
 
 
 def test_a_night_whose_window_is_over_means_the_next_one() -> None:
