@@ -5,9 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +16,6 @@ from ganpipe.errors import WorkFailed
 from ganpipe.storage import open_store
 from ganpipe.storage.s3 import S3Store
 from ganpipe.storage.s3place import PART_BYTES
-
-
-def until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_large_files_travel_in_parts(store: S3Store, client: Any, s3_uri: str, tmp_path: Path) -> None:
@@ -53,18 +43,22 @@ def whole(there: dict[str, int], folder: Path) -> bool:
 
 
 PUBLISH = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from ganpipe.storage import open_store
-open_store(sys.argv[1]).publish("large", Path(sys.argv[2]), {})
+store = open_store(sys.argv[1])
+die = lambda **_: os.kill(os.getpid(), signal.SIGKILL)
+store._connected().client.meta.events.register("after-call.s3.UploadPart", die)
+store.publish("large", Path(sys.argv[2]), {})
 """
+"""Is killed as soon as the server has a part, and so before it can have them all."""
 
 
 def test_a_killed_upload_leaves_nothing_half_written(store: S3Store, client: Any, s3_uri: str, tmp_path: Path) -> None:
     folder = filled(tmp_path / "large", a=6 * PART_BYTES, b=10)
-    with subprocess.Popen([sys.executable, "-c", PUBLISH, s3_uri, str(folder)]) as publisher:
-        until(lambda: parts(client, store.prefix) > 0)
-        publisher.send_signal(signal.SIGKILL)
+    publisher = subprocess.run([sys.executable, "-c", PUBLISH, s3_uri, str(folder)], check=False)
+    assert publisher.returncode == -signal.SIGKILL
+    assert parts(client, store.prefix) > 0
     assert whole(listed(client, s3_uri), folder)
     assert list(store.published("")) == []
     with pytest.raises(FileNotFoundError):
@@ -79,14 +73,15 @@ def test_a_killed_server_leaves_nothing_half_written(
 ) -> None:
     assert list(store.published("")) == []  # connects while the way is the lasting one
     folder = filled(tmp_path / "large", a=6 * PART_BYTES, b=10)
-    with s3_server.another_gateway() as (url, process), ThreadPoolExecutor(1) as pool:
+    with s3_server.another_gateway() as (url, process):
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         through = open_store(s3_uri)
-        done = pool.submit(through.publish, "large", folder, {})
-        until(lambda: parts(client, store.prefix) > 0)
-        process.kill()
+        assert isinstance(through, S3Store)
+        events = through._connected().client.meta.events
+        events.register("after-call.s3.UploadPart", lambda **_: process.kill())
         with pytest.raises(WorkFailed, match=f"no S3 server answers at {url}.*AWS_ENDPOINT_URL"):
-            done.result()
+            through.publish("large", folder, {})
+    assert parts(client, store.prefix) > 0
     assert whole(listed(client, s3_uri), folder)
     assert list(store.published("")) == []
 
