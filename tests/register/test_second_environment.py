@@ -51,7 +51,9 @@ def environment(folder: Path, requirements: Path) -> Path:
         commands = [[sys.executable, "-m", "venv", str(folder)],
                     [str(python), "-m", "pip", "install", "-q", "-r", str(requirements)]]  # fmt: skip
     for command in commands:
-        subprocess.run(command, check=True, timeout=1200)
+        subprocess.run(
+            command, check=True, timeout=1200, env=os.environ | {"UV_SYSTEM_CERTS": "true"}
+        )  # as make install
     return python
 
 
