@@ -52,17 +52,18 @@ def say(text: str) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> Outcome:
     from .night import Night, night
+    from .servers import orchestrator
     from .summary import summary
 
     if args.no_orchestrator:
         result = night(config_of(args), settings, started=datetime.now(UTC), where="ganpipe run --no-orchestrator")
     else:
         config_of(args)  # a wrong configuration is told before a server is started for it
-        quiet_orchestrator(settings)
-        from flows.nightly import nightly
+        with orchestrator(settings):
+            from flows.nightly import nightly
 
-        os.environ.update(settings.to_environment())  # the flow takes its settings from there
-        result = Night.model_validate(nightly(args.config, overrides=args.set, seed=args.seed))
+            os.environ.update(settings.to_environment())  # the flow takes its settings from there
+            result = Night.model_validate(nightly(args.config, overrides=args.set, seed=args.seed))
     return Outcome(result, "\n" + summary(result, settings), _exit_code(result.decision))
 
 

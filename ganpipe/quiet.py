@@ -56,7 +56,6 @@ def quiet_orchestrator(settings: Settings) -> None:
         "DO_NOT_TRACK": "1",
         "PREFECT_HOME": str(settings.local_folder("prefect")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
         "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "ganpipe",

@@ -10,25 +10,18 @@ A server that the settings or PREFECT_API_URL name is not started, its address i
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import InputError, WorkFailed
 from .quiet import quiet_orchestrator
+from .servers import HOST, POLL_SECONDS, start, stop, wait
 from .settings import Settings
-
-HOST = "127.0.0.1"
-START_SECONDS = 120.0
-POLL_SECONDS = 0.2
-STOP_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -79,11 +72,12 @@ def serving(settings: Settings, port: int, prefect_port: int) -> Iterator[Pages]
             pages.servers["Prefect"] = _prefect(settings, prefect_port, logs)
         for name, health in (("MLflow", "health"), ("Prefect", "api/health")):
             if name in pages.servers:
-                _wait(name, pages.servers[name], f"{pages.addresses[name.lower()]}/{health}", logs)
+                page = pages.addresses[name.lower()]
+                wait(name, pages.servers[name], f"{page}/{health}", logs / f"{name.lower()}.log")
         yield pages
     finally:
         for process in pages.servers.values():
-            _stop(process)
+            stop(process)
 
 
 def _require_free(option: str, port: int) -> None:
@@ -100,7 +94,7 @@ def _require_free(option: str, port: int) -> None:
 def _mlflow(settings: Settings, port: int, logs: Path) -> subprocess.Popen[bytes]:
     places = ["--backend-store-uri", settings.tracking_uri, "--default-artifact-root", f"{settings.store}/mlflow"]
     arguments = ["mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1", *places]
-    return _started(arguments, logs / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    return start(arguments, logs / "mlflow.log", {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
 
 
 def _prefect(settings: Settings, port: int, logs: Path) -> subprocess.Popen[bytes]:
@@ -111,43 +105,4 @@ def _prefect(settings: Settings, port: int, logs: Path) -> subprocess.Popen[byte
         "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
     }
     arguments = ["prefect", "server", "start", "--host", HOST, "--port", str(port), "--no-services"]
-    return _started(arguments, logs / "prefect.log", quiet)
-
-
-def _started(arguments: list[str], output: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    with output.open("wb") as stream:
-        return subprocess.Popen(
-            [sys.executable, "-m", "ganpipe.leash", *arguments],
-            env={**os.environ, **environment},
-            stdin=subprocess.PIPE,  # never written to: its end tells the leash that we are gone
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-
-
-def _wait(name: str, process: subprocess.Popen[bytes], health: str, logs: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(health):
-        if process.poll() is not None or time.monotonic() > deadline:
-            text = (logs / f"{name.lower()}.log").read_text(errors="replace").strip()
-            raise WorkFailed(f"{name}'s server did not start:\n{text[-2000:]}")
-        time.sleep(POLL_SECONDS)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin:
-        process.stdin.close()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return start(arguments, logs / "prefect.log", quiet)
