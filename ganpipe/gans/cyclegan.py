@@ -89,8 +89,11 @@ class CycleGAN(Translation):
         a, b, identity = batch["a"], batch["b"], self.config.identity.at(step.images_seen)
         made = nets.generator(a, b, identity=identity > 0)
         fakes = torch.cat([made.a_of_b, made.b_of_a], 1)
+        fooling = self.fooling_term(self._judge(nets, batch), _side_by_side(batch), fakes)
+        if self.config.adversarial == "lsgan":
+            fooling = 2 * fooling  # Sec. 4 halves least squares for the discriminators alone
         loss = Loss(torch.zeros((), device=a.device))
-        loss.add("adversarial", self.fooling_term(self._judge(nets, batch), _side_by_side(batch), fakes))
+        loss.add("adversarial", fooling)
         loss.add("cycle", _distance(made.back_a, a) + _distance(made.back_b, b), self.config.cycle.at(step.images_seen))
         if identity > 0:
             loss.add("identity", _distance(made.same_a, a) + _distance(made.same_b, b), identity)

@@ -41,7 +41,7 @@ def test_losses_are_the_papers() -> None:
     rows = batch()
     a, b = rows["a"], rows["b"]
     found = recipe(cycle=4, identity=0.5).generator_loss(nets, rows, step_at("g0"))
-    fooling = ((7 * 2 * a - 1).square().mean() + (5 * 3 * b - 1).square().mean()) / 2
+    fooling = (7 * 2 * a - 1).square().mean() + (5 * 3 * b - 1).square().mean()
     cycle, identity = 5 * (a.abs().mean() + b.abs().mean()), 2 * a.abs().mean() + b.abs().mean()
     torch.testing.assert_close(found.logs, {"adversarial": fooling, "cycle": cycle, "identity": identity})
     torch.testing.assert_close(found.total, fooling + 4 * cycle + 0.5 * identity)
