@@ -18,6 +18,8 @@ from .commands import Outcome, say
 from .errors import GanpipeError, InputError, of_the_disk
 from .quiet import keep_to_ourselves, set_up_logging
 
+LARGEST_TRUNCATION = 100
+
 
 class Terminated(BaseException):
     """SIGTERM, as an exception: what runs is stopped the way that Ctrl-C stops it."""
@@ -98,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     meaning = "like 'a bold seven leaning left'; several times: each has its share; never: some that it was trained on"
     added.add_argument("--text", metavar="TEXT", action="append", default=[], help=meaning)
     meaning = "scales latents, or StyleGAN2's styles, about their mean: below 1 more typical, less varied"
-    added.add_argument("--truncation", metavar="PSI", type=_not_negative, default=1.0, help=meaning)
+    added.add_argument("--truncation", metavar="PSI", type=_truncation, default=1.0, help=meaning)
     meaning = "a moving picture: a closed walk through the latents of N samples; its class or text stays"
     added.add_argument("--interpolate", metavar="N", type=_several, help=meaning)
     meaning = "images to translate, of a generator that translates: each in its own size"
@@ -191,13 +193,13 @@ def _several(text: str) -> int:
     return number
 
 
-def _not_negative(text: str) -> float:
+def _truncation(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError("a number from 0 on is wanted")
+    if not 0 <= number <= LARGEST_TRUNCATION:
+        raise argparse.ArgumentTypeError(f"a number from 0 to {LARGEST_TRUNCATION} is wanted")
     return number
 
 

@@ -14,6 +14,7 @@ from . import grids, moving, plane, sample
 from .errors import InputError
 from .sample import LoadedGenerator
 from .sourceconfig import FolderSource
+from .spec import WHITE, sampled
 
 if TYPE_CHECKING:
     from .prepare.found import Stat
@@ -97,7 +98,7 @@ def translate(
     from .prepare.images import UnreadableImage, open_image
 
     way = generator.direction(direction)
-    channels = generator.source_channels(way)
+    channels, background = generator.source_channels(way), generator.source(way).background or WHITE
     found = found_in(FolderSource(path=folder, labels="none"), "--input")
     one = path.suffix.lower() == ".png"
     if path.suffix.lower() in (*OTHER_IMAGES, ".csv"):
@@ -109,7 +110,7 @@ def translate(
         raise InputError(f"--input: several images would be written as {min(twice)}; rename all but one")
 
     def source(stat: Stat) -> np.ndarray:
-        image, _ = open_image((Path(found.place) / stat.name).read_bytes(), channels, (255, 255, 255))
+        image, _ = open_image((Path(found.place) / stat.name).read_bytes(), channels, background)
         return np.asarray(image).reshape(image.height, image.width, channels).transpose(2, 0, 1)
 
     sizes, unreadable = set(), []
@@ -158,17 +159,18 @@ def write_walks(
 
     Each walk keeps its class or text. Raises InputError as `write` does, before anything is drawn.
     """
-    moving.check(path)
     if generator.output != "image":
         raise InputError(f"--interpolate: this generator makes {generator.output}s, and what moves is images")
     asked = _Asked.of(generator, n, labels, texts, columns)
+    side = MOVING_SIDE if n == 1 else STILL_SIDE
+    _, height, width = sampled(generator.spec).shape
+    moving.check(path, grids.enlarged_size(n, height, width, asked.columns, side))
     drawn = sample.draw_walks(
         *(generator.gan, generator.module, seed, n, stops, STEPS),
         label=asked.label,
         caption=asked.caption,
         truncation=truncation,
     )
-    side = MOVING_SIDE if n == 1 else STILL_SIDE
     frames = (grids.enlarged_grid(sample.to_uint8(images).numpy(), asked.columns, side) for images in drawn)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,7 @@ def grid(images_NCHW: np.ndarray, columns: int | None = None) -> Image:
     from PIL import Image
 
     n, channels, height, width = images_NCHW.shape
-    columns = columns or max(1, round(n**0.5))
-    rows = -(-n // columns)
+    rows, columns = _layout(n, columns)
     canvas = np.zeros((rows * columns, channels, height, width), np.uint8)
     canvas[:n] = images_NCHW
     sheet = canvas.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
@@ -30,9 +29,22 @@ def enlarged_grid(images_NCHW: np.ndarray, columns: int | None = None, scale_to:
     """`grid` with each image enlarged to at least `scale_to` pixels."""
     from PIL import Image
 
-    picture = grid(images_NCHW, columns)
-    scale = max(1, -(-scale_to // max(images_NCHW.shape[2:])))
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    n, _, height, width = images_NCHW.shape
+    size = enlarged_size(n, height, width, columns, scale_to)
+    return grid(images_NCHW, columns).resize(size, Image.Resampling.NEAREST)
+
+
+def enlarged_size(n: int, height: int, width: int, columns: int | None = None, scale_to: int = 64) -> tuple[int, int]:
+    """(width, height) of an `enlarged_grid` of n images, pixels."""
+    rows, columns = _layout(n, columns)
+    scale = max(1, -(-scale_to // max(height, width)))
+    return columns * width * scale, rows * height * scale
+
+
+def _layout(n: int, columns: int | None) -> tuple[int, int]:
+    """Rows and columns: about as many of each, unless told otherwise; never more columns than images."""
+    columns = min(columns or max(1, round(n**0.5)), n)
+    return -(-n // columns), columns
 
 
 def stacked(images: Sequence[np.ndarray], axis: int = 0) -> np.ndarray:

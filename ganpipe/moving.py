@@ -22,8 +22,12 @@ FORMATS: dict[str, dict[str, Any]] = {
 """What moving pictures are written as -> how. A .gif has 256 colours a frame, a .webp keeps every pixel."""
 
 
-def check(path: Path) -> None:
-    """Raise InputError when no moving picture can be written to a file of this name."""
+LONGEST_SIDE = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}
+"""Pixels."""
+
+
+def check(path: Path, size: tuple[int, int]) -> None:
+    """Raise InputError when no moving picture of a size (width, height) can be written to a file of this name."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise InputError(
@@ -33,6 +37,12 @@ def check(path: Path) -> None:
         raise InputError(
             f"--out {path}: an .mp4 needs the package av, the extra `video`: `pip install av`; .gif and .webp need "
             "nothing more"
+        )
+
+    if max(size) > LONGEST_SIDE[suffix]:
+        raise InputError(
+            f"--out {path}: frames of {size[0]:,} x {size[1]:,} pixels are larger than the "
+            f"{LONGEST_SIDE[suffix]:,} that a {suffix} holds; ask for fewer walks (--n), or another number of --columns"
         )
 
 

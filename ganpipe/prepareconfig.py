@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from .options import Section
-from .sourceconfig import StackedDigitsSource
+from .sourceconfig import CaptionedDigitsSource, DigitsSource, StackedDigitsSource
+from .spec import WHITE
 from .translationconfig import SOURCE_NAMES, UNPAIRED, AnySource, RestyledDigitsSource, UnpairedSource, in_pairs
 
 
@@ -25,7 +26,7 @@ class PrepareConfig(Section):
     """1 for grey (ITU-R 601 luma), 3 for RGB."""
     crop: Literal["center", "none"] = "center"
     """`center`: the largest centred square; `none`: the whole image is stretched to a square."""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[int, int, int] = WHITE
     """RGB, 0 to 255: what shows through transparent pixels."""
     test_fraction: float = Field(0.2, gt=0, lt=0.5)
     """Share of the images that is never trained on: the floor of every score. Of no account where folders named after
@@ -90,6 +91,12 @@ class PrepareConfig(Section):
     def paired(self) -> bool:
         """Whether each row is a source and its target."""
         return self.derive is not None or in_pairs(self.source)
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether smaller images may be enlarged to `resolution`: what is derived from an image must have more to lose
+        than that leaves, but of the digits."""
+        return self.derive is None or isinstance(self.source, DigitsSource | CaptionedDigitsSource)
 
     @property
     def columns(self) -> frozenset[str]:

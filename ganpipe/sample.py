@@ -24,7 +24,7 @@ from .gans import GANS
 from .gans.base import GAN, OutputKind, Request
 from .rng import SampleRng
 from .seeds import derive_seed
-from .spec import DataSpec, Direction, sampled, spec_from_json, spec_to_json, ways
+from .spec import Column, DataSpec, Direction, sampled, spec_from_json, spec_to_json, ways
 
 FORMAT = 1
 CHUNK = 64
@@ -102,14 +102,18 @@ class LoadedGenerator:
             return found
         if len(self.directions) == 1:
             raise InputError(
-                f"this generator knows one way, from its sources to its targets, and not {asked}; leave the direction "
-                "out"
+                f"this generator knows one way, {self.directions[0]} from its sources to its targets, and not "
+                f"{asked}; leave the direction out"
             )
         raise InputError(f"this generator translates {' and '.join(self.directions)}, not {asked}")
 
+    def source(self, direction: Direction) -> Column:
+        """The images that are translated in this direction."""
+        return self.spec[ways(self.spec)[direction][0]]
+
     def source_channels(self, direction: Direction) -> Literal[1, 3]:
         """Of the images that are translated in this direction."""
-        return 1 if self.spec[ways(self.spec)[direction][0]].shape[0] == 1 else 3
+        return 1 if self.source(direction).shape[0] == 1 else 3
 
     def _listed(self) -> str:
         shown = ", ".join(self.classes[:LISTED])
@@ -157,11 +161,15 @@ def load_generator(path: Path, device: torch.device | str = "cpu") -> LoadedGene
     recipe = GANS.get(metadata["gan"]["name"])
     if recipe is None:
         raise InputError(f"{path} was made by the recipe {metadata['gan']['name']!r}; there is {', '.join(GANS)}")
-    gan = recipe(recipe.Config.model_validate(metadata["gan"]))
-    spec = spec_from_json(metadata["spec"])
-    with torch.random.fork_rng(devices=[]):
-        module = gan.build_networks(spec).generator
-    module.load_state_dict(tensors)
+    try:
+        gan, spec = recipe(recipe.Config.model_validate(metadata["gan"])), spec_from_json(metadata["spec"])
+        with torch.random.fork_rng(devices=[]):
+            module = gan.build_networks(spec).generator
+        module.load_state_dict(tensors)
+    except InputError:
+        raise
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise InputError(f"{path} holds no generator that this version can build: {error}") from error
     module.requires_grad_(False)
     return LoadedGenerator(gan, placed(module, torch.device(device)).eval(), spec, metadata)
 

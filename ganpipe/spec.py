@@ -16,6 +16,13 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+Direction = Literal["AtoB", "BtoA"]
+"""From what to what is translated."""
+
+
+WHITE = (255, 255, 255)
+
+
 class Mixture(Part):
     """The Gaussians that points were drawn from, each mode as often as any other."""
 
@@ -61,6 +68,10 @@ class Column(Part):
     """Of points: where they come from."""
     meanings: Meanings | None = None
     """Of meanings: what their numbers stand for."""
+    direction: Direction | None = None
+    """Of pairs that were published side by side: from which half to which. None is AtoB, and for other data."""
+    background: tuple[int, int, int] | None = None
+    """Of images: RGB, 0 to 255, that shows through transparent pixels. None is WHITE."""
     examples: tuple[str, ...] | None = None
     """Of captions: some of those that are trained on, which a generator draws from when it is told nothing. They stand
     in no manifest: whoever opens the data adds them."""
@@ -69,7 +80,7 @@ class Column(Part):
     def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """What a column has not is left out, as it was before there was any: digests hang on it."""
         written: dict[str, Any] = handler(self)
-        for name in ("mixture", "meanings", "examples"):
+        for name in ("mixture", "meanings", "direction", "background", "examples"):
             if getattr(self, name) is None:
                 written.pop(name, None)
         return written
@@ -89,21 +100,21 @@ def image_shape(spec: DataSpec, column: str = "image") -> tuple[int, int, int]:
     return channels, height, width
 
 
-Direction = Literal["AtoB", "BtoA"]
-"""From what to what is translated; from a source to its target is `AtoB`."""
-
-
 def ways(spec: DataSpec) -> dict[Direction, tuple[str, str]]:
     """Direction -> column of what is translated, and of what it is translated to. Nothing for other data."""
     if {"source", "target"} <= spec.keys():
-        return {"AtoB": ("source", "target")}
+        return {spec["source"].direction or "AtoB": ("source", "target")}
     return {"AtoB": ("a", "b"), "BtoA": ("b", "a")} if {"a", "b"} <= spec.keys() else {}
 
 
-def sampled(spec: DataSpec, direction: Direction = "AtoB") -> Column:
-    """The column that a generator makes rows of. Raises InputError when the data has neither images nor points."""
-    if (found := ways(spec)).get(direction):
-        return spec[found[direction][1]]
+def sampled(spec: DataSpec, direction: Direction | None = None) -> Column:
+    """The column that a generator makes rows of, in the first direction unless told otherwise.
+
+    Raises InputError when the data has neither images nor points.
+    """
+    if found := ways(spec):
+        _, target = next(iter(found.values())) if direction is None else found[direction]
+        return spec[target]
     for column in spec.values():
         if column.kind in ("image", "point"):
             return column

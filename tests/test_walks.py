@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny import SMALL_STYLEGAN2
 from torch import Tensor, nn
 
@@ -233,6 +235,27 @@ def test_a_truncation_is_that_of_the_samples(grey: Path, tmp_path: Path) -> None
     assert (wanted != sample.draw_images(loaded.gan, loaded.module, 7, 3)[:, 0].numpy()).any()
 
 
+def test_no_picture_has_more_columns_than_samples(grey: Path, tmp_path: Path) -> None:
+    assert generate(grey, tmp_path / "x.png", "--n", "3", "--columns", "1000000000000") == 0
+    assert Image.open(tmp_path / "x.png").size == (3 * 64, 64)
+
+
+def test_a_generator_that_this_version_cannot_build_is_named(
+    grey: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a later ganpipe, with a field more; or with other tensors than its recipe has."""
+    with safe_open(grey, "pt") as file:
+        metadata = json.loads(file.metadata()["ganpipe"])
+    tensors = load_file(grey)
+    biases = {name: tensor for name, tensor in tensors.items() if not name.endswith("weight")}
+    later = {**metadata, "gan": {**metadata["gan"], "novelty": 3}}
+    for name, header, kept in (("later", later, tensors), ("other", metadata, biases)):
+        save_file(kept, tmp_path / f"{name}.safetensors", {"ganpipe": json.dumps(header)})
+        assert generate(tmp_path / f"{name}.safetensors", tmp_path / "x.png") == 2
+        err = capsys.readouterr().err
+        assert f"{name}.safetensors holds no generator that this version can build" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
@@ -241,9 +264,22 @@ def test_a_truncation_is_that_of_the_samples(grey: Path, tmp_path: Path) -> None
         (["--out", "x.gif"], "takes --interpolate"),
         (["--out", "x.gif", "--interpolate", "1"], "--interpolate: at least 2"),
         (["--out", "x.gif", "--interpolate", "4", "--label", "cat"], "label 'cat'"),
-        (["--out", "x.png", "--truncation", "-0.1"], "--truncation: a number from 0 on"),
-        (["--out", "x.png", "--truncation", "much"], "--truncation: a number from 0 on"),
-        (["--out", "x.png", "--truncation", "nan"], "--truncation: a number from 0 on"),
+        (["--out", "x.png", "--truncation", "-0.1"], "--truncation: a number from 0 to 100"),
+        (["--out", "x.png", "--truncation", "much"], "--truncation: a number from 0 to 100"),
+        (["--out", "x.png", "--truncation", "1e39"], "--truncation: a number from 0 to 100"),
+        (
+            ["--out", "x.webp", "--interpolate", "2", "--n", "256", "--columns", "256"],
+            "than the 16,383 that a .webp",
+        ),
+        (
+            ["--out", "x.mp4", "--interpolate", "2", "--n", "257", "--columns", "257"],
+            "than the 16,384 that a .mp4",
+        ),
+        (
+            ["--out", "x.gif", "--interpolate", "2", "--n", "1100", "--columns", "1"],
+            "than the 65,535 that a .gif",
+        ),
+        (["--out", "x.png", "--truncation", "nan"], "--truncation: a number from 0 to 100"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(

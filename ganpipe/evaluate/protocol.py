@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
@@ -19,6 +19,9 @@ from ..errors import InputError
 from ..seeds import derive_seed
 from ..spec import Direction
 from . import known
+
+if TYPE_CHECKING:
+    from ..evaluateconfig import EvaluateConfig
 
 SINCE_2 = ("blocks", "density_neighborhood", "fid_inf_points", "fid_inf_repeats", "class_rows")
 """Fields of a protocol that its format 1 had not."""
@@ -80,6 +83,21 @@ def with_fixed(evaluate: Any) -> Any:
                 "one of them out"
             )
     return {**evaluate, **fixed}
+
+
+def check_translations(evaluate: EvaluateConfig, test_images: Sequence[int]) -> None:
+    """Raise InputError when more are asked for than there are test images to translate, of each side so many: the same
+    ones again would tell nothing more. A named protocol needs its number on every side."""
+    if evaluate.protocol is not None:
+        there, fixed = min(test_images), f", which evaluate.protocol {evaluate.protocol} fixes,"
+    else:
+        there, fixed = max(test_images), ""
+    if (evaluate.num_samples or 0) > there:
+        mend = "leave it out" if evaluate.protocol is None else "name no protocol"
+        raise InputError(
+            f"evaluate.num_samples{fixed} is {evaluate.num_samples:,}, and there are {there:,} test images to "
+            f"translate; {mend}"
+        )
 
 
 class Controls(BaseModel):

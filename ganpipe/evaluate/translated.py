@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch_fidelity import FeatureExtractorBase
 
-from ..errors import InputError
 from ..evaluateconfig import EvaluateConfig
 from ..launch import StopSignal
 from ..prepare.manifest import Dataset
@@ -35,7 +34,7 @@ from .exhibits import Exhibits, pictured
 from .extractors import build_extractor, feature_dim, find_weights
 from .fidelity import Features, NotFinite, extract, require_enough, rows_of, todays_protocol
 from .metrics import ONE_WAY, base_name, one_way
-from .protocol import Protocol
+from .protocol import Protocol, check_translations
 from .resampling import Estimate
 from .scorer import Job, Scorer, Seen
 from .scores import Measured, Reference, mean_of, measure_all
@@ -256,16 +255,11 @@ def controls_of_both(controls: Mapping[Direction, list[ControlScores]]) -> list[
 def _with_counts(found: Sequence[Way], config: EvaluateConfig) -> list[tuple[Way, EvaluateConfig]]:
     """Each direction with as many translations as it has test images to translate, or as are asked for.
 
-    Raises InputError when no direction has so many: the same ones again would tell nothing more.
+    Raises InputError as `check_translations` does.
     """
     counts = [len(way.images(way.sources, "test")) for way in found]
+    check_translations(config, counts)
     asked = config.num_samples or max(counts)
-    if asked > max(counts):
-        fixed = "" if config.protocol is None else f", which evaluate.protocol {config.protocol} fixes,"
-        raise InputError(
-            f"evaluate.num_samples{fixed} is {asked:,}, and there are {max(counts):,} test images to translate; leave "
-            "it out"
-        )
     return [
         (way, config.model_copy(update={"num_samples": min(asked, n)})) for way, n in zip(found, counts, strict=True)
     ]

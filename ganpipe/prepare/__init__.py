@@ -41,7 +41,7 @@ def run(config: RunConfig, settings: Settings) -> DatasetRef:
     entry = index.look_up(settings.home / "index", config.prepare, found)
     if entry is not None and (manifest := DataManifest.read(store, entry.digest)) is not None:
         ref = manifest.ref
-        check_rows(ref.rows, config)
+        check_rows(manifest, config)
         left_out = f", {entry.skipped:,} unreadable ones left out" if entry.skipped else ""
         log.info("already prepared: data set %s, %s images%s", ref.digest, f"{sum(ref.rows.values()):,}", left_out)
         return ref
@@ -115,7 +115,7 @@ def _publish(tables: dict[str, Rows], config: RunConfig, store: Store, folder: P
 
     folder.mkdir()
     manifest = write_shards(tables, config.prepare, folder)
-    check_rows(manifest.ref.rows, config)
+    check_rows(manifest, config)
     if DataManifest.read(store, manifest.digest) is None:
         store.publish(f"datasets/{manifest.digest}", folder, manifest.model_dump(mode="json"))
     return manifest

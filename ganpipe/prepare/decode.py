@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, WorkFailed
 from ..prepareconfig import PrepareConfig
-from ..spec import Column
+from ..spec import WHITE, Column
 from .earlier import Earlier
 from .found import MAX_BYTES, Columns, Contents, Picture, Remote
 from .images import UnreadableImage, read_image, read_natural
@@ -88,13 +88,17 @@ def decode(
     Raises InputError naming the unreadable images with their reasons, or, with `on_corrupt: skip`, logs them.
     """
     shape: tuple[int, ...] = (config.channels, config.resolution, config.resolution)
-    column = Column(kind="image", dtype="uint8", shape=shape, range=(0, 255), shards=())
+    unusual: dict[str, Any] = {
+        "direction": None if contents.halves == "AtoB" else contents.halves,
+        "background": None if config.background == WHITE else config.background,
+    }
+    column = Column(kind="image", dtype="uint8", shape=shape, range=(0, 255), shards=(), **unusual)
     read: dict[str, Any] = {
         "resolution": config.resolution,
         "channels": config.channels,
         "crop": config.crop,
         "background": config.background,
-        "least": 0 if contents.enlarged else config.resolution,
+        "least": 0 if contents.enlarged and config.enlarges else config.resolution,
     }
     names: tuple[str, ...] = ("image",)
     derive = derive or config.derive

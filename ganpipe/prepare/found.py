@@ -101,7 +101,7 @@ class Contents:
     halves: Literal["AtoB", "BtoA"] | None = None
     """Each picture is two side by side, of which one is translated to the other."""
     enlarged: bool = True
-    """Images smaller than what they are prepared to are enlarged; otherwise they are refused."""
+    """Images smaller than what they are prepared to may be enlarged; otherwise they are refused."""
 
 
 @dataclass(frozen=True)

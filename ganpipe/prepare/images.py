@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..spec import WHITE
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -23,7 +25,7 @@ def read_image(
     resolution: int,
     channels: Literal[1, 3] = 3,
     crop: Literal["center", "none"] = "center",
-    background: tuple[int, int, int] = (255, 255, 255),
+    background: tuple[int, int, int] = WHITE,
     least: int = 0,
 ) -> np.ndarray:
     """Decode one image file to uint8 (C, H, W), values 0 to 255, H = W = `resolution`.
@@ -85,7 +87,8 @@ def read_natural(data: bytes) -> np.ndarray:
     """
 
     def to_mode(image: Image.Image) -> Image.Image:
-        return _to_mode(image, "L" if _saved_in_grey(image) else "RGB", (255, 255, 255))
+        grey = _saved_in_grey(image) and not image.has_transparency_data
+        return _to_mode(image, "L" if grey else "RGB", WHITE)
 
     pixels = np.asarray(_opened(data, to_mode))
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -111,7 +114,7 @@ def _opened(data: bytes, to_mode: Callable[[Image.Image], Image.Image]) -> Image
 
 
 def _saved_in_grey(image: Image.Image) -> bool:
-    return image.mode in ("1", "L", *SIXTEEN_BIT_MODES) and not image.has_transparency_data
+    return image.mode in ("1", "L", "LA", *SIXTEEN_BIT_MODES)
 
 
 def _to_mode(image: Image.Image, mode: Literal["L", "RGB"], background: tuple[int, int, int]) -> Image.Image:

@@ -70,6 +70,10 @@ class DataManifest(Part):
             return {table: (table, "image") for table in self.tables}
         return {name: ("main", name) for name in self.tables["main"].columns}
 
+    def columns(self) -> dict[str, Column]:
+        """What a batch may hold, by name."""
+        return {name: self.tables[table].columns[column] for name, (table, column) in self.places().items()}
+
 
 class Ragged:
     """Rows of unlike length: UTF-8 captions, tokens."""
@@ -122,8 +126,7 @@ class Dataset:
 
     def spec(self) -> DataSpec:
         """What batches may hold, by name: what networks are built for. Captions come with some of training's."""
-        tables = self.manifest.tables
-        columns = {name: tables[table].columns[column] for name, (table, column) in self.manifest.places().items()}
+        columns = self.manifest.columns()
         if "caption" in columns:
             examples = tuple(self.texts("caption", "train", EXAMPLES))
             columns["caption"] = columns["caption"].model_copy(update={"examples": examples})

@@ -99,13 +99,19 @@ class _Published:
 def _published(names: Sequence[str], place: str) -> _Published:
     """By the first folder of each name: all are taken, and split by content, unless there are train/ and test/ or val/.
 
-    Raises InputError when some files lie in such folders and others beside them.
+    Raises InputError when some files lie in such folders and others beside them, or the folders are written otherwise.
     """
     folders = [name.split("/", 1)[0] if "/" in name else "" for name in names]
     tested = next((name for name in ("test", "val") if name in folders), None)
-    if "train" not in folders or tested is None:
-        return _Published(list(range(len(names))), None)
     known = ("train", "val", "test")
+    if "train" not in folders or tested is None:
+        like = sorted({of for of in folders if of.casefold() in (*known, "training", "testing", "validation")})
+        if len(like) > 1:
+            raise InputError(
+                f"prepare.source: {place} has the folders {' and '.join(f'{of}/' for of in like)}, and what is trained "
+                "and tested on is told by train/ and test/, or val/; rename them"
+            )
+        return _Published(list(range(len(names))), None)
     if (stray := next((name for name, of in zip(names, folders, strict=True) if of not in known), None)) is not None:
         raise InputError(
             f"prepare.source: {place} has the folders train/ and {tested}/, and {stray} lies in none of train/, val/ "

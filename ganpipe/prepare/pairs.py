@@ -29,7 +29,9 @@ def read_pair(
     """
     if derive is not None:
         assert isinstance(data, bytes)
-        image = fitted(open_image(data, channels, background)[0], resolution, crop)
+        whole, _ = open_image(data, channels, background)
+        require_size(whole, least)
+        image = fitted(whole, resolution, crop)
         return np.stack([DERIVED[derive](image), image])
     if isinstance(data, bytes):
         whole, _ = open_image(data, channels, background)

@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from ganpipe import prepare
-from ganpipe.config import RunConfig, load_config
+from ganpipe.config import RunConfig, config_to_json, load_config
 from ganpipe.errors import InputError
 from ganpipe.prepare.derived import HIDDEN
 from ganpipe.prepare.images import read_image
 from ganpipe.prepare.manifest import SPLITS, Dataset
 from ganpipe.settings import Settings
+from ganpipe.spec import ways
 from ganpipe.storage import open_store
 
 Refused = Callable[[RunConfig], str]
@@ -104,6 +105,7 @@ def test_side_by_side_in_published_folders(facades: Path, settings: Settings, di
     assert {name: column.shape for name, column in dataset.spec().items()} == dict.fromkeys(
         ("source", "target"), (3, 16, 16)
     )
+    assert list(ways(dataset.spec())) == [direction]
     for split in ("train", "test"):
         require_partners(dataset, split)
     buffer = (facades / "test" / "20.png").read_bytes()
@@ -149,6 +151,16 @@ def test_moving_an_image_to_test_is_another_data_set(facades: Path, settings: Se
 def test_files_beside_published_folders_are_named(facades: Path, refused: Refused) -> None:
     save(facades / "stray.png", noise(0, 2 * SIDE))
     assert "stray.png" in refused(configured({"name": "paired_folder", "path": str(facades)}))
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "test"), ("train", "Test"), ("train", "testing")])
+def test_folders_that_are_almost_the_published_ones(facades: Path, refused: Refused, train: str, test: str) -> None:
+    """Otherwise published test images would be trained on."""
+    shutil.rmtree(facades / "val")
+    (facades / "train").rename(facades / train)
+    (facades / "test").rename(facades / test)
+    message = refused(configured({"name": "paired_folder", "path": str(facades)}))
+    assert all(f"{name}/" in message for name in (train, test)) and "rename them" in message
 
 
 def test_two_folders_by_equal_names(two_folders: tuple[Path, Path], settings: Settings) -> None:
@@ -272,6 +284,24 @@ def test_images_smaller_than_what_is_prepared(facades: Path, refused: Refused) -
     assert f"{facades / 'test' / '20.png'}: 20 x 20 pixels are fewer than the 32 of prepare.resolution" in message
 
 
+def test_pairs_are_not_derived_from_images_that_are_smaller(two_folders: tuple[Path, Path], refused: Refused) -> None:
+    """Enlarged, source and target of `downscale` would hardly differ."""
+    folder = {"name": "folder", "path": str(two_folders[0]), "labels": "none"}
+    message = refused(configured(folder, derive="downscale", resolution=32))
+    assert "4.png: 20 x 20 pixels are fewer than the 32 of prepare.resolution" in message
+
+
+def test_more_translations_than_test_images_are_refused_before_training(facades: Path, refused: Refused) -> None:
+    config = configured({"name": "paired_folder", "path": str(facades)})
+    for evaluate, said in (
+        ({"extractor": "inception", "num_samples": 7}, "is 7, and"),
+        ({"protocol": "fid50k-train"}, "fid50k-train fixes"),
+    ):
+        changed = load_config({**config_to_json(config), "evaluate": {**evaluate, "allow_few": True}})
+        message = refused(changed)
+        assert "evaluate.num_samples" in message and said in message and "there are 6 test images" in message
+
+
 def test_a_name_on_one_side_only(two_folders: tuple[Path, Path], refused: Refused) -> None:
     (two_folders[1] / "street 1" / "7.bmp").unlink()
     message = refused(configured(sources_of(two_folders)))
@@ -295,8 +325,11 @@ def test_pairs_of_unlike_size(two_folders: tuple[Path, Path], refused: Refused) 
     assert "the source has 20 x 20 pixels and the target 22 x 20" in message
 
 
-def test_grey_beside_colour(two_folders: tuple[Path, Path], settings: Settings, refused: Refused) -> None:
-    save(two_folders[0] / "street 0" / "4.png", noise(4)[:, :, 0])
+@pytest.mark.parametrize("with_alpha", [False, True])
+def test_grey_beside_colour(
+    two_folders: tuple[Path, Path], settings: Settings, refused: Refused, with_alpha: bool
+) -> None:
+    save(two_folders[0] / "street 0" / "4.png", noise(4)[:, :, :2] if with_alpha else noise(4)[:, :, 0])
     message = refused(configured(sources_of(two_folders)))
     assert f"{two_folders[0] / 'street 0' / '4.png'} and " in message
     assert "the source is grey and the target in colour" in message

@@ -129,7 +129,7 @@ def test_other_files_hidden_ones_and_links_out_are_left_out(
         ({"evaluate": {"extractor": "inception", "num_samples": 2048}}, "evaluate.num_samples is 2,048"),
         ({"evaluate": {"extractor": "domain", "allow_few": True}}, "prepare.extractor_fraction 0.0"),
         ({"evaluate": {"allow_few": True}, "extractor_fraction": 0.4}, "64 are needed"),
-        ({"test_fraction": 0.001}, "prepare.test_fraction 0.001"),
+        ({"test_fraction": 0.001}, "prepare.test_fraction (0.001)"),
     ],
 )
 def test_too_few(configure: Configure, refused: Refused, images: Path, fields: dict[str, object], named: str) -> None:

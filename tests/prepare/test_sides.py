@@ -73,6 +73,13 @@ def test_without_test_folders_each_side_is_split_by_content(zebras: Path, settin
     assert all(found[side]["test"] for side in "ab")
 
 
+def test_a_side_with_too_few_test_images_is_named(zebras: Path, refused: Refused) -> None:
+    for number in range(1, 5):
+        (zebras / "testA" / f"{number:03d}.png").unlink()
+    message = refused(configured({"name": "unpaired_folder", "path": str(zebras)}))
+    assert "1 of 13 images of side a are left to test on" in message
+
+
 def test_two_sources_of_unequal_size(zebras: Path, settings: Settings, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "zebras"), "zip", zebras / "trainB")
     source = {

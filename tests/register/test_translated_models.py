@@ -168,6 +168,25 @@ def test_what_a_served_model_cannot_translate_is_told(weights: dict[str, Path], 
         model.unwrap_python_model().predict(None, image(0)[None].astype(float), {"direction": "BtoA"})
 
 
+def test_what_training_knew_of_its_pictures_is_known_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From which half to which pairs go, and what shows through transparent pixels."""
+    raw, columns = GENERATORS["pairs"]
+    known = {"direction": "BtoA", "background": (200, 30, 30)}
+    described = {name: column.model_copy(update=known) for name, column in columns.items()}
+    gan = GANS[raw["name"]](GANS[raw["name"]].Config.model_validate(raw))
+    path = tmp_path / "generator.safetensors"
+    sample.save_generator(path, gan, gan.build_networks(described).generator, described, "r", 1)
+    (tmp_path / "in").mkdir()
+    Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0)).save(tmp_path / "in" / "clear.png")
+    assert generate(path, tmp_path / "in", tmp_path / "out", "--direction", "BtoA") == 0
+    seen = np.asarray(Image.new("RGB", (SIDE, SIDE), (200, 30, 30)).convert("L"))[..., None]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "clear.png"), translated(path, 0, seen, "BtoA"))
+    assert generate(path, tmp_path / "in", tmp_path / "again", "--direction", "AtoB") == 2
+    assert "knows one way, BtoA" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "more", "said"),
     [
