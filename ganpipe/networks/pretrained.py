@@ -35,17 +35,29 @@ class Pretrained:
         self.id = id
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(id, revision=revision)
-            model: Any = transformers.AutoModel.from_pretrained(
-                id, revision=revision, use_safetensors=True, dtype=torch.float32
+            model, info = transformers.AutoModel.from_pretrained(
+                id,
+                revision=revision,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # safetensors' and tokenizers' own, and whatever a wrong config.json leads to
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"gan.encoder.id: {id!r} cannot be loaded as a text encoder with safetensors: {reason}"
             ) from error
-        if model.config.is_encoder_decoder:
-            model = model.get_encoder()
-        self.model: Any = getattr(model, "text_model", model).eval().requires_grad_(False)
+        encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.model: Any = getattr(encoder, "text_model", encoder).eval().requires_grad_(False)
+        if hasattr(self.model, "pooler"):
+            self.model.pooler = nn.Identity()  # nothing is read of it, and files of a masked language model lack it
+        unread = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        if drawn := _drawn(self.model, model, unread):
+            raise InputError(
+                f"gan.encoder.id: {id!r} has no weights that fit its config.json for {len(drawn)} of the encoder's "
+                f"tensors, such as {drawn[0]}, which would be random; name an encoder whose files belong together"
+            )
         limits = self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None)
         self.limit = min(limit for limit in limits if limit is not None)
         self.dim: int = self.model.config.hidden_size
@@ -87,6 +99,13 @@ class Pretrained:
 def pretrained(id: str, revision: str | None) -> Pretrained:
     """The encoder, loaded once."""
     return Pretrained(id, revision)
+
+
+def _drawn(encoder: nn.Module, loaded: nn.Module, unread: set[str]) -> list[str]:
+    """Which of the `unread` weights of what was loaded the encoder is made of, if it is a part of that."""
+    used = {id(tensor) for tensor in encoder.state_dict(keep_vars=True).values()}
+    weights = loaded.state_dict(keep_vars=True)
+    return [name for name, tensor in weights.items() if name in unread and id(tensor) in used]
 
 
 def _digest(model: nn.Module) -> bytes:

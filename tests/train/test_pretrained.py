@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import SMALL_TEXT, tiny_raw
+from torch import nn
 
 from ganpipe import sample
 from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError
+from ganpipe.gans.base import GAN
 from ganpipe.launch import StopSignal
 from ganpipe.networks.pretrained import pretrained
 from ganpipe.networks.text import to_bytes
@@ -40,10 +44,11 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def save_encoder(folder: Path, seed: int = 0) -> Path:
+def save_encoder(folder: Path, seed: int = 0, kind: str = "BertModel") -> Path:
     """BERT with a layer of 16 features, which reads at most 16 words."""
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from transformers import BertConfig, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -52,7 +57,7 @@ def save_encoder(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     config = BertConfig(vocab_size=len(WORDS), num_attention_heads=2, max_position_embeddings=16, **shape)
-    BertModel(config).save_pretrained(folder)
+    getattr(transformers, kind)(config).save_pretrained(folder)
     return folder
 
 
@@ -113,6 +118,80 @@ def test_another_encoder_under_the_same_name_is_refused(
     save_encoder(folder, seed=1)
     with pytest.raises(InputError, match=r"gan\.encoder\.id: .* has other weights here than it had in training"):
         sample.load_generator(weights)
+
+
+def generator_of(encoder: Path, data: Dataset, seed: int) -> tuple[GAN, nn.Module]:
+    torch.manual_seed(seed)
+    gan = config_of(encoder).recipe()
+    return gan, gan.build_networks(data.spec()).generator
+
+
+def test_a_masked_language_model_is_the_same_whenever_it_is_loaded(captioned_digits: Dataset, tmp_path: Path) -> None:
+    """Its file lacks the pooler, which transformers draws anew each time."""
+    folder, weights = save_encoder(tmp_path / "encoder", kind="BertForMaskedLM"), tmp_path / "generator.safetensors"
+    gan, generator = generator_of(folder, captioned_digits, seed=1)
+    sample.save_generator(weights, gan, generator, captioned_digits.spec(), "run", 0)
+    before = sample.draw_images(gan, generator.eval(), 0, 4, caption=["a bold seven"] * 4)
+    pretrained.cache_clear()
+    torch.manual_seed(2)
+    loaded = sample.load_generator(weights)
+    assert torch.equal(sample.draw_images(loaded.gan, loaded.module, 0, 4, caption=["a bold seven"] * 4), before)
+
+
+def test_the_encoder_of_a_pair_needs_no_decoder(tmp_path: Path) -> None:
+    """Nor do its files."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = save_encoder(tmp_path / "encoder")
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    T5EncoderModel(T5Config(vocab_size=len(WORDS), **shape)).save_pretrained(folder)
+    described(folder, is_encoder_decoder=True)
+    assert pretrained(str(folder), None)(to_bytes(["a bold seven"], 40)).shape == (1, 16)
+
+
+def other_architecture(folder: Path) -> None:
+    described(folder, model_type="distilbert", architectures=["DistilBertModel"])
+
+
+def other_size(folder: Path) -> None:
+    described(folder, hidden_size=32)
+
+
+def no_size(folder: Path) -> None:
+    described(folder, hidden_size="wide")
+
+
+def described(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def cut_off(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (other_architecture, "has no weights that fit its config.json for 16 of the encoder's tensors"),
+        (other_size, "has no weights that fit its config.json for 20 of the encoder's tensors, such as embed"),
+        (no_size, "cannot be loaded as a text encoder"),
+        (cut_off, "cannot be loaded as a text encoder with safetensors: .*incomplete"),
+        (no_tokenizer, "cannot be loaded as a text encoder"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    folder = save_encoder(tmp_path / "encoder")
+    damage(folder)
+    with pytest.raises(InputError, match=rf"gan\.encoder\.id: '{folder}' {message}"):
+        pretrained(str(folder), None)
 
 
 def test_without_transformers_the_extra_is_named(tmp_path: Path) -> None:
