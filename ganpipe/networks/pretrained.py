@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .text import shortened
 
 REMEMBERED = 65_536
 """Texts whose vectors are kept, so that an encoder reads each once."""
@@ -71,7 +72,7 @@ class Pretrained:
         """uint8 (N, L), filled up with 0 -> float32 (N, dim): the mean of its last layer over the text's tokens.
 
         Texts are read one by one: what others are beside it changes no bit of a text's vector.
-        Raises InputError for a text of more tokens than it reads.
+        Raises InputError as `tokens` does.
         """
         texts = [bytes(row).rstrip(b"\0") for row in caption_NL.cpu().numpy()]
         if len(self._known) > REMEMBERED:
@@ -81,12 +82,22 @@ class Pretrained:
                 self._known[data] = self._vector(data.decode(), caption_NL.device)
         return torch.stack([self._known[data] for data in texts]).to(caption_NL.device)
 
+    def tokens(self, text: str) -> dict[str, Tensor]:
+        """Of one text: int64 (1, T) by name. Raises InputError when they are none, or more than the encoder reads."""
+        tokens: dict[str, Tensor] = self.tokenizer(text, return_tensors="pt", truncation=False)
+        count = tokens["input_ids"].shape[1]
+        if not count:
+            raise InputError(f"text {shortened(text)!r} has no token of gan.encoder {self.id}; say it in other words")
+        if count > self.limit:
+            raise InputError(
+                f"text {shortened(text)!r} has {count} tokens, and gan.encoder {self.id} reads {self.limit}; "
+                "say it in fewer words"
+            )
+        return tokens
+
     @torch.no_grad()
     def _vector(self, text: str, device: torch.device) -> Tensor:
-        tokens = self.tokenizer(text, return_tensors="pt", truncation=False)
-        count = tokens["input_ids"].shape[1]
-        if count > self.limit:
-            raise InputError(f"text {text[:37]!r}... has {count} tokens, and gan.encoder {self.id} reads {self.limit}")
+        tokens = self.tokens(text)
         with torch.autocast(device.type, enabled=False):
             self.model.to(device)
             wanted = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from tiny import SMALL_TEXT, tiny_raw
 from torch import nn
 
 from ganpipe import sample
+from ganpipe.cli import main
 from ganpipe.config import RunConfig, load_config
 from ganpipe.errors import InputError
 from ganpipe.gans.base import GAN
 from ganpipe.launch import StopSignal
 from ganpipe.networks.pretrained import pretrained
 from ganpipe.networks.text import to_bytes
-from ganpipe.prepare.manifest import Dataset
+from ganpipe.prepare.manifest import SPLITS, Dataset
 from ganpipe.register import package
 from ganpipe.storage import Store
 from ganpipe.train.trainer import Trainer
@@ -44,15 +46,16 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
-def save_encoder(folder: Path, seed: int = 0, kind: str = "BertModel") -> Path:
-    """BERT with a layer of 16 features, which reads at most 16 words."""
+def save_encoder(folder: Path, seed: int = 0, kind: str = "BertModel", reads: int = 16) -> Path:
+    """BERT with a layer of 16 features, which reads at most so many words, and no spaces of width zero."""
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import BertConfig, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": 16}
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "model_max_length": reads}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
@@ -65,6 +68,12 @@ def config_of(encoder: Path, **train: Any) -> RunConfig:
     raw = tiny_raw(**train)
     raw["prepare"]["source"] = {"name": "captioned_digits"}
     return load_config({**raw, "gan": {**SMALL_TEXT, "encoder": {"name": "hugging_face", "id": str(encoder)}}})
+
+
+def generator_of(encoder: Path, data: Dataset, seed: int = 0) -> tuple[GAN, nn.Module]:
+    torch.manual_seed(seed)
+    gan = config_of(encoder).recipe()
+    return gan, gan.build_networks(data.spec()).generator
 
 
 def test_a_vector_is_the_mean_of_the_words_and_depends_on_its_own_text_alone(tmp_path: Path) -> None:
@@ -120,12 +129,6 @@ def test_another_encoder_under_the_same_name_is_refused(
         sample.load_generator(weights)
 
 
-def generator_of(encoder: Path, data: Dataset, seed: int) -> tuple[GAN, nn.Module]:
-    torch.manual_seed(seed)
-    gan = config_of(encoder).recipe()
-    return gan, gan.build_networks(data.spec()).generator
-
-
 def test_a_masked_language_model_is_the_same_whenever_it_is_loaded(captioned_digits: Dataset, tmp_path: Path) -> None:
     """Its file lacks the pooler, which transformers draws anew each time."""
     folder, weights = save_encoder(tmp_path / "encoder", kind="BertForMaskedLM"), tmp_path / "generator.safetensors"
@@ -147,6 +150,30 @@ def test_the_encoder_of_a_pair_needs_no_decoder(tmp_path: Path) -> None:
     T5EncoderModel(T5Config(vocab_size=len(WORDS), **shape)).save_pretrained(folder)
     described(folder, is_encoder_decoder=True)
     assert pretrained(str(folder), None)(to_bytes(["a bold seven"], 40)).shape == (1, 16)
+
+
+def test_captions_of_too_many_tokens_are_refused_before_training(
+    captioned_digits: Dataset, store: Store, tmp_path: Path
+) -> None:
+    texts = [text for split in SPLITS for text in captioned_digits.texts("caption", split)]
+    longest = max(len(re.findall(r"\w+|[^\w\s]", text)) for text in texts)
+    few, enough = (save_encoder(tmp_path / str(reads), reads=reads) for reads in (longest - 1, longest))
+    with pytest.raises(InputError, match=rf"a caption of the data .* has {longest} tokens, and gan\.encoder .* reads"):
+        Trainer(config_of(few), captioned_digits, "run", store, tmp_path)
+    Trainer(config_of(enough), captioned_digits, "run", store, tmp_path)
+
+
+def test_texts_without_a_token_are_refused(
+    captioned_digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, encoder = tmp_path / "generator.safetensors", save_encoder(tmp_path / "encoder")
+    sample.save_generator(weights, *generator_of(encoder, captioned_digits), captioned_digits.spec(), "run", 0)
+    asked = ["generate", str(weights), "--n", "2", "--out", str(tmp_path / "x.png"), "--text"]
+    assert main([*asked, "\u200b"]) == 2
+    assert "text '\\u200b' has no token of gan.encoder" in capsys.readouterr().err
+    assert main([*asked, "a " * 17]) == 2
+    assert "has 17 tokens, and gan.encoder" in capsys.readouterr().err
+    assert main([*asked, "a bold seven"]) == 0
 
 
 def other_architecture(folder: Path) -> None:
