@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
@@ -17,6 +18,8 @@ from .found import Columns
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"
 NAMED = 5
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that end a text, or of which there is no UTF-8."""
 
 Where = Callable[[int], str]
 """From the number of a row to words that find it."""
@@ -32,18 +35,20 @@ def columns_of_rows(
     """Checked columns, as numbers and texts.
 
     `labels` are names of classes or whole numbers; `classes` the names that the data itself declares for them.
-    Raises InputError for a row without label or caption, and for labels outside the classes.
+    Raises InputError for a row without label or caption, or with characters that no text holds, and for labels outside
+    the classes.
     """
     numbers, names = (None, None) if labels is None else _numbered(labels, source.classes or classes, source, where)
     texts = None
     if captions is not None:
+        field = f"prepare.source.caption_column `{source.caption_column}`"
         captions = [None if isinstance(text, str) and not text.strip() else text for text in captions]
-        _refuse_missing(captions, f"prepare.source.caption_column `{source.caption_column}`", "a caption", where)
+        _refuse_missing(captions, field, "a caption", where)
         if (odd := _first_odd(captions, str)) is not None:
             raise InputError(
-                f"prepare.source.caption_column `{source.caption_column}`: {where(odd)} holds "
-                f"{reprlib.repr(captions[odd])}, not a text; name a column of texts"
+                f"{field}: {where(odd)} holds {reprlib.repr(captions[odd])}, not a text; name a column of texts"
             )
+        _refuse_no_text(captions, field, where)
         texts = list(captions)
     return Columns(numbers, names, texts)
 
@@ -54,6 +59,7 @@ def _numbered(
     """Class number of every row, and the names of the classes."""
     field = f"prepare.source.label_column `{source.label_column}`" if source.label_column else "prepare.source.labels"
     _refuse_missing(labels, field, "a label", where)
+    _refuse_no_text(labels, field, where)
     if (odd := _first_odd(labels, str)) is not None and _first_odd(labels, int) is not None:
         raise InputError(
             f"{field}: {where(odd)} holds {reprlib.repr(labels[odd])}; labels are names, or they are whole numbers"
@@ -89,6 +95,15 @@ def _refuse_missing(values: Sequence[Any], field: str, what: str, where: Where) 
             f"{field}: {len(missing):,} of {len(values):,} rows are without {what}, the first is {where(missing[0])}; "
             "fill them in, or leave these rows out"
         )
+
+
+def _refuse_no_text(values: Sequence[Any], field: str, where: Where) -> None:
+    for row, value in enumerate(values):
+        if isinstance(value, str) and (found := NO_TEXT.search(value)):
+            raise InputError(
+                f"{field}: {where(row)} holds {reprlib.repr(value)}, with U+{ord(found[0]):04X}, which no text "
+                "has; leave it out, or write it anew as UTF-8"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:

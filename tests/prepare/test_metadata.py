@@ -127,6 +127,18 @@ def unnamed(lines: Lines) -> Lines:
     return [{**line, "file_name": None, "name": line["file_name"]} for line in lines]
 
 
+def cut_in_half(lines: Lines) -> Lines:
+    return [lines[0], {**lines[1], "text": "half \ud83d"}, *lines[2:]]
+
+
+def filled_up(lines: Lines) -> Lines:
+    return [*lines[:-1], {**lines[-1], "text": "a dog\0\0"}]
+
+
+def odd_class(lines: Lines) -> Lines:
+    return [lines[0], {**lines[1], "kind": "c\udce9t"}, *lines[2:]]
+
+
 @pytest.mark.parametrize(
     ("change", "fields", "named"),
     [
@@ -138,6 +150,9 @@ def unnamed(lines: Lines) -> Lines:
         (list, {"label_column": "species"}, "metadata.jsonl has no column `species`"),
         (list, {"classes": ["cat", "owl"]}, "dog/001.png has the label 'dog', which is none of the 2 classes"),
         (list, {"caption_column": "number"}, "not a text"),
+        (cut_in_half, {"caption_column": "text"}, r"cat/002.png holds 'half \ud83d', with U+D83D"),
+        (filled_up, {"caption_column": "text"}, r"dog/039.png holds 'a dog\x00\x00', with U+0000"),
+        (odd_class, {}, r"cat/002.png holds 'c\udce9t', with U+DCE9"),
     ],
 )
 def test_metadata_that_does_not_fit(
