@@ -60,10 +60,12 @@ def _numbered(
     field = f"prepare.source.label_column `{source.label_column}`" if source.label_column else "prepare.source.labels"
     _refuse_missing(labels, field, "a label", where)
     _refuse_no_text(labels, field, where)
-    if (odd := _first_odd(labels, str)) is not None and _first_odd(labels, int) is not None:
-        raise InputError(
-            f"{field}: {where(odd)} holds {reprlib.repr(labels[odd])}; labels are names, or they are whole numbers"
-        )
+    mixed = [row for kind in (str, int) if (row := _first_odd(labels, kind)) is not None]
+    if len(mixed) == 2:
+        odd = _first_odd(labels, (str, int))
+        blamed = mixed if odd is None else [odd]
+        held = " and ".join(f"{where(row)} holds {reprlib.repr(labels[row])}" for row in blamed)
+        raise InputError(f"{field}: {held}; labels are names, or they are whole numbers")
     found = set(labels)
     outside = {label for label in found if isinstance(label, int) and label < 0}
     if declared is None:
@@ -84,7 +86,7 @@ def _numbered(
     return [numbers[label] for label in labels], names
 
 
-def _first_odd(values: Sequence[Any], kind: type) -> int | None:
+def _first_odd(values: Sequence[Any], kind: type | tuple[type, ...]) -> int | None:
     return next((row for row, value in enumerate(values) if not isinstance(value, kind)), None)
 
 
@@ -128,12 +130,31 @@ def columns_of_files(
     labels = None
     if source.label_column:
         labels = [row.get(source.label_column) for row in rows]
-        if "metadata.csv" in metadata and all(str(label).isdecimal() for label in labels):
-            labels = [int(str(label)) for label in labels]  # CSV has no types
+        if "metadata.csv" in metadata:
+            labels = _typed(labels, source.classes)
     elif source.labels != "none" and _in_subfolders(names, source, place):
         labels = [name.split("/", 1)[0] for name in names]
     captions = [row.get(source.caption_column) for row in rows] if source.caption_column else None
     return columns_of_rows(labels, captions, source, lambda row: f"{place}/{names[row]}")
+
+
+def _typed(fields: list[Any], classes: Sequence[str] | None) -> list[Any]:
+    """Labels of a CSV, which has no types: names where some are those of declared classes, or, without such, where
+    some are no numbers."""
+    found = set(fields) - {None}
+    numbers = {field: number for field in found if (number := _number(field)) is not None}
+    named = found & set(classes) if classes else found - numbers.keys()
+    return fields if named else [numbers.get(field, field) for field in fields]
+
+
+def _number(field: str) -> float | None:
+    """The int or float that is written there."""
+    try:
+        if re.fullmatch(r"\s*-?\d+\s*", field, re.ASCII):
+            return int(field)
+        return float(field) if field.isascii() and "_" not in field else None
+    except ValueError:
+        return None
 
 
 def _in_subfolders(names: Sequence[str], source: FilesSource, place: str) -> bool:
