@@ -59,7 +59,7 @@ class Pretrained:
                 f"gan.encoder.id: {id!r} has no weights that fit its config.json for {len(drawn)} of the encoder's "
                 f"tensors, such as {drawn[0]}, which would be random; name an encoder whose files belong together"
             )
-        limits = self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None)
+        limits = self.tokenizer.model_max_length, _places(self.model)
         self.limit = min(limit for limit in limits if limit is not None)
         self.dim: int = self.model.config.hidden_size
         self.digest = _digest(self.model)
@@ -117,6 +117,14 @@ def _drawn(encoder: nn.Module, loaded: nn.Module, unread: set[str]) -> list[str]
     used = {id(tensor) for tensor in encoder.state_dict(keep_vars=True).values()}
     weights = loaded.state_dict(keep_vars=True)
     return [name for name, tensor in weights.items() if name in unread and id(tensor) in used]
+
+
+def _places(model: Any) -> int | None:
+    """Tokens that there are positions for, if they are counted; RoBERTa and its kin begin behind that of padding."""
+    places: int | None = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return places if places is None or padding is None else places - padding - 1
 
 
 def _digest(model: nn.Module) -> bytes:

@@ -47,10 +47,11 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save_encoder(folder: Path, seed: int = 0, kind: str = "BertModel", reads: int = 16) -> Path:
-    """BERT with a layer of 16 features, which reads at most so many words, and no spaces of width zero."""
+    """BERT or its kin, of a layer of 16 features, 16 positions, and a tokenizer of at most so many words, but no spaces
+    of width zero."""
     import transformers
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-    from transformers import BertConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -59,8 +60,9 @@ def save_encoder(folder: Path, seed: int = 0, kind: str = "BertModel", reads: in
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
     torch.manual_seed(seed)
     shape: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
-    config = BertConfig(vocab_size=len(WORDS), num_attention_heads=2, max_position_embeddings=16, **shape)
-    getattr(transformers, kind)(config).save_pretrained(folder)
+    shape |= {"vocab_size": len(WORDS), "num_attention_heads": 2, "max_position_embeddings": 16}
+    model = getattr(transformers, kind)
+    model(model.config_class(**shape)).save_pretrained(folder)
     return folder
 
 
@@ -161,6 +163,13 @@ def test_captions_of_too_many_tokens_are_refused_before_training(
     with pytest.raises(InputError, match=rf"a caption of the data .* has {longest} tokens, and gan\.encoder .* reads"):
         Trainer(config_of(few), captioned_digits, "run", store, tmp_path)
     Trainer(config_of(enough), captioned_digits, "run", store, tmp_path)
+
+
+def test_positions_that_a_kin_of_roberta_keeps_for_padding_hold_no_tokens(tmp_path: Path) -> None:
+    encoder = pretrained(str(save_encoder(tmp_path / "encoder", kind="RobertaForMaskedLM", reads=1000)), None)
+    assert encoder(to_bytes(["a " * 14], 40)).isfinite().all()
+    with pytest.raises(InputError, match=r"has 15 tokens, and gan\.encoder .* reads 14"):
+        encoder(to_bytes(["a " * 15], 40))
 
 
 def test_texts_without_a_token_are_refused(
