@@ -8,12 +8,13 @@ training alone, like all of a batch: the same on any number of ranks and after a
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from .errors import InputError
-from .prepare.manifest import Dataset
+from .prepare.manifest import SPLITS, Dataset
 from .rng import generator_for
 
 UNSAID = -1
@@ -88,6 +89,15 @@ def _contradictions(kinds_KA: np.ndarray) -> tuple[list[np.ndarray], list[np.nda
         near.append(np.flatnonzero((unlike_KA.sum(1) == 1) & (contrary_KA.sum(1) == 1)))
         far.append(np.flatnonzero(contrary_KA.any(1)))
     return near, far
+
+
+def check_captions(dataset: Dataset, check: Callable[[str], None]) -> None:
+    """Raises InputError when `check` does for some caption, of whatever split: all are asked for in the end."""
+    for text in dict.fromkeys(text for split in SPLITS for text in dataset.texts("caption", split)):
+        try:
+            check(text)
+        except InputError as error:
+            raise InputError(f"a caption of the data cannot be trained on: {error}") from error
 
 
 def plain(text: str) -> str:

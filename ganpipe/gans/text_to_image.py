@@ -109,6 +109,8 @@ class TextToImage(GAN):
 
     def check_text(self, text: str) -> None:
         check_text(text, self.config.max_bytes)
+        if isinstance(encoder := self.config.encoder, HuggingFaceEncoder):
+            pretrained(encoder.id, encoder.revision).tokens(text)
 
     def requirements(self) -> frozenset[str]:
         return frozenset({"transformers"} if isinstance(self.config.encoder, HuggingFaceEncoder) else ())

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .text import shortened
 
 REMEMBERED = 65_536
 """Texts whose vectors are kept, so that an encoder reads each once."""
@@ -35,18 +36,30 @@ class Pretrained:
         self.id = id
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(id, revision=revision)
-            model: Any = transformers.AutoModel.from_pretrained(
-                id, revision=revision, use_safetensors=True, dtype=torch.float32
+            model, info = transformers.AutoModel.from_pretrained(
+                id,
+                revision=revision,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # safetensors' and tokenizers' own, and whatever a wrong config.json leads to
             reason = str(error).strip().split("\n", 1)[0]
             raise InputError(
                 f"gan.encoder.id: {id!r} cannot be loaded as a text encoder with safetensors: {reason}"
             ) from error
-        if model.config.is_encoder_decoder:
-            model = model.get_encoder()
-        self.model: Any = getattr(model, "text_model", model).eval().requires_grad_(False)
-        limits = self.tokenizer.model_max_length, getattr(self.model.config, "max_position_embeddings", None)
+        encoder = model.get_encoder() if model.config.is_encoder_decoder else model
+        self.model: Any = getattr(encoder, "text_model", encoder).eval().requires_grad_(False)
+        if hasattr(self.model, "pooler"):
+            self.model.pooler = nn.Identity()  # nothing is read of it, and files of a masked language model lack it
+        unread = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        if drawn := _drawn(self.model, model, unread):
+            raise InputError(
+                f"gan.encoder.id: {id!r} has no weights that fit its config.json for {len(drawn)} of the encoder's "
+                f"tensors, such as {drawn[0]}, which would be random; name an encoder whose files belong together"
+            )
+        limits = self.tokenizer.model_max_length, _places(self.model)
         self.limit = min(limit for limit in limits if limit is not None)
         self.dim: int = self.model.config.hidden_size
         self.digest = _digest(self.model)
@@ -59,7 +72,7 @@ class Pretrained:
         """uint8 (N, L), filled up with 0 -> float32 (N, dim): the mean of its last layer over the text's tokens.
 
         Texts are read one by one: what others are beside it changes no bit of a text's vector.
-        Raises InputError for a text of more tokens than it reads.
+        Raises InputError as `tokens` does.
         """
         texts = [bytes(row).rstrip(b"\0") for row in caption_NL.cpu().numpy()]
         if len(self._known) > REMEMBERED:
@@ -69,12 +82,22 @@ class Pretrained:
                 self._known[data] = self._vector(data.decode(), caption_NL.device)
         return torch.stack([self._known[data] for data in texts]).to(caption_NL.device)
 
+    def tokens(self, text: str) -> dict[str, Tensor]:
+        """Of one text: int64 (1, T) by name. Raises InputError when they are none, or more than the encoder reads."""
+        tokens: dict[str, Tensor] = self.tokenizer(text, return_tensors="pt", truncation=False)
+        count = tokens["input_ids"].shape[1]
+        if not count:
+            raise InputError(f"text {shortened(text)!r} has no token of gan.encoder {self.id}; say it in other words")
+        if count > self.limit:
+            raise InputError(
+                f"text {shortened(text)!r} has {count} tokens, and gan.encoder {self.id} reads {self.limit}; "
+                "say it in fewer words"
+            )
+        return tokens
+
     @torch.no_grad()
     def _vector(self, text: str, device: torch.device) -> Tensor:
-        tokens = self.tokenizer(text, return_tensors="pt", truncation=False)
-        count = tokens["input_ids"].shape[1]
-        if count > self.limit:
-            raise InputError(f"text {text[:37]!r}... has {count} tokens, and gan.encoder {self.id} reads {self.limit}")
+        tokens = self.tokens(text)
         with torch.autocast(device.type, enabled=False):
             self.model.to(device)
             wanted = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
@@ -87,6 +110,21 @@ class Pretrained:
 def pretrained(id: str, revision: str | None) -> Pretrained:
     """The encoder, loaded once."""
     return Pretrained(id, revision)
+
+
+def _drawn(encoder: nn.Module, loaded: nn.Module, unread: set[str]) -> list[str]:
+    """Which of the `unread` weights of what was loaded the encoder is made of, if it is a part of that."""
+    used = {id(tensor) for tensor in encoder.state_dict(keep_vars=True).values()}
+    weights = loaded.state_dict(keep_vars=True)
+    return [name for name, tensor in weights.items() if name in unread and id(tensor) in used]
+
+
+def _places(model: Any) -> int | None:
+    """Tokens that there are positions for, if they are counted; RoBERTa and its kin begin behind that of padding."""
+    places: int | None = getattr(model.config, "max_position_embeddings", None)
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return places if places is None or padding is None else places - padding - 1
 
 
 def _digest(model: nn.Module) -> bytes:

@@ -36,7 +36,7 @@ def to_bytes(texts: Sequence[str], max_bytes: int) -> Tensor:
 
 def check_text(text: str, max_bytes: int) -> bytes:
     """UTF-8 of the text. Raises InputError as `to_bytes` does."""
-    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    shown = shortened(text)
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
@@ -51,6 +51,11 @@ def check_text(text: str, max_bytes: int) -> bytes:
             "say it in fewer words"
         )
     return data
+
+
+def shortened(text: str) -> str:
+    """As much of it as a message shows."""
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 class ByteEncoder(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import reprlib
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
@@ -17,6 +18,8 @@ from .found import Columns
 METADATA = ("metadata.jsonl", "metadata.csv")
 FILE_NAME = "file_name"
 NAMED = 5
+NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that end a text, or of which there is no UTF-8."""
 
 Where = Callable[[int], str]
 """From the number of a row to words that find it."""
@@ -32,18 +35,20 @@ def columns_of_rows(
     """Checked columns, as numbers and texts.
 
     `labels` are names of classes or whole numbers; `classes` the names that the data itself declares for them.
-    Raises InputError for a row without label or caption, and for labels outside the classes.
+    Raises InputError for a row without label or caption, or with characters that no text holds, and for labels outside
+    the classes.
     """
     numbers, names = (None, None) if labels is None else _numbered(labels, source.classes or classes, source, where)
     texts = None
     if captions is not None:
+        field = f"prepare.source.caption_column `{source.caption_column}`"
         captions = [None if isinstance(text, str) and not text.strip() else text for text in captions]
-        _refuse_missing(captions, f"prepare.source.caption_column `{source.caption_column}`", "a caption", where)
+        _refuse_missing(captions, field, "a caption", where)
         if (odd := _first_odd(captions, str)) is not None:
             raise InputError(
-                f"prepare.source.caption_column `{source.caption_column}`: {where(odd)} holds "
-                f"{reprlib.repr(captions[odd])}, not a text; name a column of texts"
+                f"{field}: {where(odd)} holds {reprlib.repr(captions[odd])}, not a text; name a column of texts"
             )
+        _refuse_no_text(captions, field, where)
         texts = list(captions)
     return Columns(numbers, names, texts)
 
@@ -54,10 +59,13 @@ def _numbered(
     """Class number of every row, and the names of the classes."""
     field = f"prepare.source.label_column `{source.label_column}`" if source.label_column else "prepare.source.labels"
     _refuse_missing(labels, field, "a label", where)
-    if (odd := _first_odd(labels, str)) is not None and _first_odd(labels, int) is not None:
-        raise InputError(
-            f"{field}: {where(odd)} holds {reprlib.repr(labels[odd])}; labels are names, or they are whole numbers"
-        )
+    _refuse_no_text(labels, field, where)
+    mixed = [row for kind in (str, int) if (row := _first_odd(labels, kind)) is not None]
+    if len(mixed) == 2:
+        odd = _first_odd(labels, (str, int))
+        blamed = mixed if odd is None else [odd]
+        held = " and ".join(f"{where(row)} holds {reprlib.repr(labels[row])}" for row in blamed)
+        raise InputError(f"{field}: {held}; labels are names, or they are whole numbers")
     found = set(labels)
     outside = {label for label in found if isinstance(label, int) and label < 0}
     if declared is None:
@@ -78,7 +86,7 @@ def _numbered(
     return [numbers[label] for label in labels], names
 
 
-def _first_odd(values: Sequence[Any], kind: type) -> int | None:
+def _first_odd(values: Sequence[Any], kind: type | tuple[type, ...]) -> int | None:
     return next((row for row, value in enumerate(values) if not isinstance(value, kind)), None)
 
 
@@ -89,6 +97,15 @@ def _refuse_missing(values: Sequence[Any], field: str, what: str, where: Where) 
             f"{field}: {len(missing):,} of {len(values):,} rows are without {what}, the first is {where(missing[0])}; "
             "fill them in, or leave these rows out"
         )
+
+
+def _refuse_no_text(values: Sequence[Any], field: str, where: Where) -> None:
+    for row, value in enumerate(values):
+        if isinstance(value, str) and (found := NO_TEXT.search(value)):
+            raise InputError(
+                f"{field}: {where(row)} holds {reprlib.repr(value)}, with U+{ord(found[0]):04X}, which no text "
+                "has; leave it out, or write it anew as UTF-8"
+            )
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -113,12 +130,31 @@ def columns_of_files(
     labels = None
     if source.label_column:
         labels = [row.get(source.label_column) for row in rows]
-        if "metadata.csv" in metadata and all(str(label).isdecimal() for label in labels):
-            labels = [int(str(label)) for label in labels]  # CSV has no types
+        if "metadata.csv" in metadata:
+            labels = _typed(labels, source.classes)
     elif source.labels != "none" and _in_subfolders(names, source, place):
         labels = [name.split("/", 1)[0] for name in names]
     captions = [row.get(source.caption_column) for row in rows] if source.caption_column else None
     return columns_of_rows(labels, captions, source, lambda row: f"{place}/{names[row]}")
+
+
+def _typed(fields: list[Any], classes: Sequence[str] | None) -> list[Any]:
+    """Labels of a CSV, which has no types: names where some are those of declared classes, or, without such, where
+    some are no numbers."""
+    found = set(fields) - {None}
+    numbers = {field: number for field in found if (number := _number(field)) is not None}
+    named = found & set(classes) if classes else found - numbers.keys()
+    return fields if named else [numbers.get(field, field) for field in fields]
+
+
+def _number(field: str) -> float | None:
+    """The int or float that is written there."""
+    try:
+        if re.fullmatch(r"\s*-?\d+\s*", field, re.ASCII):
+            return int(field)
+        return float(field) if field.isascii() and "_" not in field else None
+    except ValueError:
+        return None
 
 
 def _in_subfolders(names: Sequence[str], source: FilesSource, place: str) -> bool:

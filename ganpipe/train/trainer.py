@@ -27,6 +27,7 @@ from ..refs import CheckpointRef
 from ..rng import StepRng
 from ..seeds import derive_seed
 from ..storage import Store
+from ..wording import check_captions
 from . import alarms, ending
 from .checkpoint import Progress, Sections, computes_bf16, load_checkpoint, machine_facts, write_checkpoint
 from .ema import Ema
@@ -78,6 +79,8 @@ class Trainer:
 
         torch.manual_seed(derive_seed("init", self.seed))
         raw = self.gan.build_networks(self.spec)
+        if "caption" in self.batches.columns:
+            check_captions(dataset, self.gan.check_text)
         self.generator = sample.placed(raw.generator, self.device)
         self.ema = Ema(self.generator)
         self.g_optimizer = build_optimizer(config.train.optimizers.generator, self.generator.parameters())

@@ -127,6 +127,18 @@ def unnamed(lines: Lines) -> Lines:
     return [{**line, "file_name": None, "name": line["file_name"]} for line in lines]
 
 
+def cut_in_half(lines: Lines) -> Lines:
+    return [lines[0], {**lines[1], "text": "half \ud83d"}, *lines[2:]]
+
+
+def filled_up(lines: Lines) -> Lines:
+    return [*lines[:-1], {**lines[-1], "text": "a dog\0\0"}]
+
+
+def odd_class(lines: Lines) -> Lines:
+    return [lines[0], {**lines[1], "kind": "c\udce9t"}, *lines[2:]]
+
+
 @pytest.mark.parametrize(
     ("change", "fields", "named"),
     [
@@ -138,6 +150,9 @@ def unnamed(lines: Lines) -> Lines:
         (list, {"label_column": "species"}, "metadata.jsonl has no column `species`"),
         (list, {"classes": ["cat", "owl"]}, "dog/001.png has the label 'dog', which is none of the 2 classes"),
         (list, {"caption_column": "number"}, "not a text"),
+        (cut_in_half, {"caption_column": "text"}, r"cat/002.png holds 'half \ud83d', with U+D83D"),
+        (filled_up, {"caption_column": "text"}, r"dog/039.png holds 'a dog\x00\x00', with U+0000"),
+        (odd_class, {}, r"cat/002.png holds 'c\udce9t', with U+DCE9"),
     ],
 )
 def test_metadata_that_does_not_fit(
@@ -152,6 +167,72 @@ def test_metadata_that_does_not_fit(
     message = refused(configure(source(images, **{"label_column": "kind", **fields})))
     assert named in message
     assert str(images) in message
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "vocabulary"),
+    [
+        (["0", " 1"], None, ("0", "1")),
+        (["10", "9"], None, ("9", "10")),
+        (["0", "1"], ["cat", "dog"], ("cat", "dog")),
+        (["7", "3"], ["7", "3"], ("7", "3")),
+        (["3", "three"], None, ("3", "three")),
+        (["1_0", "1_1"], None, ("1_0", "1_1")),
+        (["nan", "pita"], None, ("nan", "pita")),
+        (["1.5", "2.0"], ["1.5", "2.0"], ("1.5", "2.0")),
+    ],
+)
+def test_labels_of_a_csv_are_numbers_or_names(
+    configure: Configure,
+    settings: Settings,
+    images: Path,
+    labels: list[str],
+    classes: list[str] | None,
+    vocabulary: tuple[str, ...],
+) -> None:
+    """Of either class, half of the images."""
+    write(images, [{**line, "kind": labels[line["kind"] == "dog"]} for line in lines_of(images)], "csv")
+    dataset = opened(prepare.run(configure(source(images, label_column="kind", classes=classes)), settings), settings)
+    assert dataset.spec()["label"].vocabulary == vocabulary
+    assert sorted(np.concatenate([dataset.column("label", split) for split in SPLITS])) == [0] * 20 + [1] * 20
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("label", "classes", "named"),
+    [
+        (-1, None, "dog/001.png has the label -1, which is none of numbers that count from 0; 1 of 40 rows"),
+        (-1, ["cat", "dog"], "dog/001.png has the label -1, which is none of the 2 classes (cat, dog); 1 of 40 rows"),
+        (2, ["cat", "dog"], "dog/001.png has the label 2, which is none of the 2 classes (cat, dog); 1 of 40 rows"),
+        (1.5, None, "dog/001.png holds 1.5; labels are names, or they are whole numbers"),
+        (1.5, ["cat", "dog"], "dog/001.png holds 1.5; labels are names, or they are whole numbers"),
+        (float("nan"), None, "dog/001.png holds nan; labels are names, or they are whole numbers"),
+        ("horse", ["cat", "dog"], "cat/000.png holds 0 and {images}/dog/001.png holds 'horse'; labels are names"),
+    ],
+)
+def test_a_label_that_is_no_whole_number_among_such(
+    configure: Configure,
+    refused: Refused,
+    images: Path,
+    label: Any,
+    classes: list[str] | None,
+    named: str,
+    suffix: str,
+) -> None:
+    lines = [{**line, "kind": number % 2} for number, line in enumerate(lines_of(images))]
+    odd = next(line for line in lines if line["file_name"] == "dog/001.png")
+    odd["kind"] = label
+    write(images, lines, suffix)
+    message = refused(configure(source(images, label_column="kind", classes=classes)))
+    assert named.format(images=images) in message
+
+
+def test_a_csv_of_names_with_a_number_that_is_none(configure: Configure, refused: Refused, images: Path) -> None:
+    lines = lines_of(images)
+    lines[3]["kind"] = "5"
+    write(images, lines, "csv")
+    message = refused(configure(source(images, label_column="kind", classes=["cat", "dog"])))
+    assert "cat/006.png has the label '5', which is none of the 2 classes (cat, dog); 1 of 40 rows" in message
 
 
 def test_missing_double_and_broken_metadata(configure: Configure, refused: Refused, images: Path) -> None:
