@@ -20,10 +20,8 @@ FORMATS: dict[str, dict[str, Any]] = {
     ".mp4": {"crf": "17", "preset": "medium"},
 }
 """What moving pictures are written as -> how. A .gif has 256 colours a frame, a .webp keeps every pixel."""
-
-
 LONGEST_SIDE = {".gif": 65_535, ".webp": 16_383, ".mp4": 16_384}
-"""Pixels."""
+"""Pixels: of the formats, and of H.264 as it is encoded here."""
 
 
 def check(path: Path, size: tuple[int, int]) -> None:
@@ -38,7 +36,6 @@ def check(path: Path, size: tuple[int, int]) -> None:
             f"--out {path}: an .mp4 needs the package av, the extra `video`: `pip install av`; .gif and .webp need "
             "nothing more"
         )
-
     if max(size) > LONGEST_SIDE[suffix]:
         raise InputError(
             f"--out {path}: frames of {size[0]:,} x {size[1]:,} pixels are larger than the "

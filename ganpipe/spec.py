@@ -18,8 +18,6 @@ class Part(BaseModel):
 
 Direction = Literal["AtoB", "BtoA"]
 """From what to what is translated."""
-
-
 WHITE = (255, 255, 255)
 
 

@@ -18,7 +18,7 @@ from tiny import tiny_raw
 
 
 @pytest.fixture
-def running(settings: object, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def running(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A night in a process group of its own, as a shell starts one, whose training has begun; and its home."""
     home = Path(os.environ["GANPIPE_HOME"])
     config = tmp_path / "tiny.yaml"

@@ -50,10 +50,9 @@ def environment(folder: Path, requirements: Path) -> Path:
     else:
         commands = [[sys.executable, "-m", "venv", str(folder)],
                     [str(python), "-m", "pip", "install", "-q", "-r", str(requirements)]]  # fmt: skip
+    as_make_install = os.environ | {"UV_SYSTEM_CERTS": "true"}
     for command in commands:
-        subprocess.run(
-            command, check=True, timeout=1200, env=os.environ | {"UV_SYSTEM_CERTS": "true"}
-        )  # as make install
+        subprocess.run(command, check=True, timeout=1200, env=as_make_install)
     return python
 
 
