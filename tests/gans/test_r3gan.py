@@ -90,7 +90,7 @@ def test_gamma_follows_its_schedule_and_lazy_penalties_weigh_more() -> None:
         recipe = R3GAN(R3GANConfig.model_validate(fields))
         batch = {"image": torch.zeros(16, 1, 2, 2)}
         loss = recipe.discriminator_loss(Networks(Black(), Sum()), batch, step_at(images_seen, update_index))
-        return float(loss.total - loss.logs["adversarial"])
+        return float(loss.total.detach() - loss.logs["adversarial"])
 
     falling = [{"start": 2, "end": 0.5, "over_kimg": 10}]
     found = [penalty(images_seen, 3, gamma=falling) for images_seen in (0, 5_000, 10_000, 99_000)]
