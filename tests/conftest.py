@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,16 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
             monkeypatch.delenv(name)
     monkeypatch.setenv("GANPIPE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GANPIPE_TRACKING_URI", "off")
+    _drop_closed_handlers()
     yield
+
+
+def _drop_closed_handlers() -> None:
+    """Prefect, once set up, would go on writing to the captured stderr of a test that is over."""
+    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))):
+        for handler in list(logger.handlers):
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture
