@@ -23,10 +23,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
 from pydantic import BaseModel
 
@@ -188,6 +188,7 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     killed after the grace period, whatever it is doing.
     """
     request_path, grace_seconds = Path(sys.argv[1]), float(sys.argv[2])
+    sys.stderr = cast(TextIO, _WhileRead(sys.stderr))
     rank = os.environ.get("LOCAL_RANK", "0")
     pid_path = request_path.with_name(f"{rank}.pid")
     _write_whole(pid_path, str(os.getpid()))
@@ -214,6 +215,38 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     if stop.reason == PARENT_GONE:
         _end_group()  # nobody else is left to do it
     sys.exit(exit_code)
+
+
+class _WhileRead:
+    """Standard error for as long as it is read, then nothing.
+
+    The parent's reader may be gone in mid-training, and a progress bar that cannot be written must not cost the
+    checkpoint.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._unless_broken():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unless_broken():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _unless_broken(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -69,6 +69,20 @@ def test_errors_pass_through(settings: Settings, capfd: pytest.CaptureFixture[st
     assert "Traceback" in capfd.readouterr().err
 
 
+def test_progress_that_nobody_reads_any_more_is_no_failure(settings: Settings) -> None:
+    """The night's own reader was killed: what its training shows goes nowhere, and the training goes on."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    own = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        assert run_child(CHILD, {"what": "progress"}, settings)["number"] == 3
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(writer)
+
+
 def test_a_child_that_dies_is_a_failure(settings: Settings) -> None:
     with pytest.raises(WorkFailed, match=r"killed by SIGKILL \(out of memory\?\)"):
         run_child(CHILD, {"what": "die"}, settings)
