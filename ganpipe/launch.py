@@ -188,7 +188,7 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
     killed after the grace period, whatever it is doing.
     """
     request_path, grace_seconds = Path(sys.argv[1]), float(sys.argv[2])
-    sys.stderr = cast(TextIO, _WhileRead(sys.stderr))
+    sys.stdout, sys.stderr = cast(TextIO, _WhileRead(sys.stdout)), cast(TextIO, _WhileRead(sys.stderr))
     rank = os.environ.get("LOCAL_RANK", "0")
     pid_path = request_path.with_name(f"{rank}.pid")
     _write_whole(pid_path, str(os.getpid()))
@@ -218,9 +218,9 @@ def child_main(work: Callable[[dict[str, Any], StopSignal], BaseModel]) -> NoRet
 
 
 class _WhileRead:
-    """Standard error for as long as it is read, then nothing.
+    """A standard stream for as long as it is read, then nothing.
 
-    The parent's reader may be gone in mid-training, and a progress bar that cannot be written must not cost the
+    Who reads the parent's may be gone in mid-training, and a progress bar that cannot be written must not cost the
     checkpoint.
     """
 

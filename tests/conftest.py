@@ -33,10 +33,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
 
 
 def _drop_closed_handlers() -> None:
-    """Prefect, once set up, would go on writing to the captured stderr of a test that is over."""
-    for logger in (logging.getLogger(), *map(logging.getLogger, list(logging.Logger.manager.loggerDict))):
+    """Those of a command line in an earlier test, which would go on writing to that test's captured stderr."""
+    for logger in map(logging.getLogger, ("ganpipe", "flows")):
         for handler in list(logger.handlers):
-            if getattr(getattr(handler, "stream", None), "closed", False):
+            if isinstance(handler, logging.StreamHandler) and handler.stream.closed:
                 logger.removeHandler(handler)
 
 
